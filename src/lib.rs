@@ -1,0 +1,13 @@
+//! howdah: one PostgreSQL endpoint in front of a primary and its streaming standbys.
+//!
+//! Two paths and one meeting point. The **data path** ([`proxy`]) moves a client's statements; the **control path**
+//! ([`cluster`]) changes which node is the primary. They never call each other: the control path publishes a
+//! [`topology::Topology`], the data path reads it.
+//!
+//! Modules in reading order; each may use only those above it (`tests/tidy.rs` holds that):
+
+// pure: no I/O, no clock, no randomness
+pub mod pg;
+pub mod topology;
+
+pub mod config;
