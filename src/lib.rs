@@ -9,6 +9,9 @@
 // pure: no I/O, no clock, no randomness
 pub mod pg;
 pub mod protocol;
+pub mod sql;
 pub mod topology;
 
 pub mod config;
+pub mod net;
+pub mod proxy;

@@ -1,0 +1,2 @@
+//! THE DATA PATH. (map follows)
+pub mod pool;

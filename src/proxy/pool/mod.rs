@@ -1,0 +1,2 @@
+//! Pools.
+pub mod accounting;
