@@ -56,6 +56,50 @@ impl DerefMut for Lent {
     }
 }
 
+/// A growing buffer on loan from its thread, empty at first; dropping it gives it back.
+#[derive(Debug)]
+pub struct Growing(Vec<u8>);
+
+thread_local! {
+    static FREE_GROWING: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Borrows an empty buffer that has room for [`SIZE`] bytes and may grow.
+#[must_use]
+pub fn lend_growing() -> Growing {
+    let free = FREE_GROWING.try_with(|free| free.try_borrow_mut().ok().and_then(|mut free| free.pop()));
+    Growing(free.ok().flatten().unwrap_or_else(|| Vec::with_capacity(SIZE)))
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.0);
+        buffer.clear();
+        let _ = FREE_GROWING.try_with(|free| {
+            if let Ok(mut free) = free.try_borrow_mut()
+                && free.len() < KEPT
+                && (SIZE..=4 * SIZE).contains(&buffer.capacity())
+            {
+                free.push(buffer);
+            }
+        });
+    }
+}
+
+impl Deref for Growing {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl DerefMut for Growing {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

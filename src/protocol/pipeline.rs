@@ -30,9 +30,12 @@ pub enum Reply {
 pub enum Local {
     /// The statement is prepared on this server already.
     ParseComplete,
-    /// There was nothing to close on this server.
+    /// The statement stays on this server, for others.
     CloseComplete,
 }
+
+/// Which change of the client's own statement names rides on a reply; 0 for none.
+pub type Serial = u32;
 
 /// One thing that is owed, in the order it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub enum Owed {
     Parse {
         /// Which statement.
         id: u64,
+        /// Which change of a name depends on it.
+        serial: Serial,
         /// For whom.
         reply: Reply,
     },
@@ -67,8 +72,8 @@ pub enum Owed {
     Function,
     /// Nothing; marks where data for a COPY ends, or would have ended.
     CopyEnd,
-    /// Nothing from the server; howdah answers.
-    Local(Local),
+    /// Nothing from the server; howdah answers. The second is the change of a name that depends on it.
+    Local(Local, Serial),
     /// An error, to be replaced by this whole message: the request was sent in a form that cannot succeed, so that the
     /// server's transaction fails as it would have in PostgreSQL.
     FailAs(Box<[u8]>),
@@ -110,6 +115,8 @@ pub enum Event {
     NotParsed(u64),
     /// A Close of it was skipped: the server still has it.
     NotClosed(u64),
+    /// The message this change of a name came with was skipped or failed: it did not happen.
+    Undone(Serial),
 }
 
 /// The server said something nobody is owed. Its connection must not be used again.
@@ -289,7 +296,7 @@ impl Pipeline {
 
     /// The local answer whose turn it is, if it is one's turn.
     pub fn due(&mut self) -> Option<Local> {
-        let Some(Owed::Local(local)) = self.owed.front() else { return None };
+        let Some(Owed::Local(local, _)) = self.owed.front() else { return None };
         let local = *local;
         self.pop();
         Some(local)
@@ -358,7 +365,7 @@ impl Pipeline {
                 Ok(Receipt::Ready)
             }
             (b'V', Owed::Function) => Ok(Receipt::Forward),
-            (b'1', Owed::Parse { id, reply }) => {
+            (b'1', Owed::Parse { id, reply, .. }) => {
                 let (id, reply) = (*id, *reply);
                 self.pop();
                 if id != 0 {
@@ -464,10 +471,15 @@ impl Pipeline {
     }
 
     fn note_dropped(&mut self, owed: &Owed) {
-        match owed {
-            Owed::Parse { id, .. } if *id != 0 => self.events.push(Event::NotParsed(*id)),
-            Owed::Close { id, .. } if *id != 0 => self.events.push(Event::NotClosed(*id)),
-            _ => {}
+        let (event, serial) = match owed {
+            Owed::Parse { id, serial, .. } => ((*id != 0).then_some(Event::NotParsed(*id)), *serial),
+            Owed::Close { id, .. } => ((*id != 0).then_some(Event::NotClosed(*id)), 0),
+            Owed::Local(_, serial) => (None, *serial),
+            _ => return,
+        };
+        self.events.extend(event);
+        if serial != 0 {
+            self.events.push(Event::Undone(serial));
         }
     }
 }
@@ -481,7 +493,7 @@ const fn receipt(reply: Reply) -> Receipt {
 
 const fn edits(owed: &Owed) -> bool {
     match owed {
-        Owed::Local(_) | Owed::FailAs(_) => true,
+        Owed::Local(..) | Owed::FailAs(_) => true,
         Owed::Parse { reply, .. }
         | Owed::Bind(reply)
         | Owed::Execute(reply)
@@ -534,14 +546,14 @@ mod tests {
     #[test]
     fn an_error_skips_to_the_sync_even_over_a_simple_query() {
         let mut pipeline = with([
-            Owed::Parse { id: 7, reply: Forward },
+            Owed::Parse { id: 7, serial: 4, reply: Forward },
             Owed::Bind(Forward),
             Owed::Query(Forward),
             Owed::Sync(Forward),
             Owed::Query(Forward),
         ]);
         assert_eq!(pipeline.receive(b'E', None), Ok(Receipt::Forward));
-        assert_eq!(pipeline.take_events().collect::<Vec<_>>(), [Event::NotParsed(7)]);
+        assert_eq!(pipeline.take_events().collect::<Vec<_>>(), [Event::NotParsed(7), Event::Undone(4)]);
         assert_eq!(ready(&mut pipeline, b'I'), Ok(Receipt::Ready));
         assert_eq!(pipeline.readies(), 1);
     }
@@ -562,7 +574,7 @@ mod tests {
 
     #[test]
     fn a_local_answer_waits_for_its_turn_and_an_error_takes_it_away() {
-        let mut pipeline = with([Owed::Execute(Forward), Owed::Local(Local::ParseComplete), Owed::Sync(Forward)]);
+        let mut pipeline = with([Owed::Execute(Forward), Owed::Local(Local::ParseComplete, 0), Owed::Sync(Forward)]);
         assert_eq!(pipeline.due(), None);
         let mut failed = pipeline.clone();
         pipeline.receive(b'C', None).unwrap();
@@ -696,11 +708,11 @@ mod tests {
 
     fn owed_for(step: &Step) -> Owed {
         match step {
-            Step::Parse(_) => Owed::Parse { id: 0, reply: Forward },
+            Step::Parse(_) => Owed::Parse { id: 0, serial: 0, reply: Forward },
             Step::Bind(_) => Owed::Bind(Forward),
             Step::Describe(_) => Owed::DescribeStatement,
             Step::Execute { .. } => Owed::Execute(Forward),
-            Step::Local => Owed::Local(Local::ParseComplete),
+            Step::Local => Owed::Local(Local::ParseComplete, 0),
             Step::Query { .. } => Owed::Query(Forward),
             Step::Sync => Owed::Sync(Forward),
         }

@@ -1,0 +1,208 @@
+//! What a client has set, what a server reports, and the cheap question whether two of those are the same.
+//!
+//! Both are immutable and interned: equal contents share one allocation, so that the data path compares pointers. A
+//! client's [`Settings`] move with it from server to server (`proxy/server/prefix.rs` writes them); the
+//! [`Reported`] parameters are what ParameterStatus has told (PostgreSQL: PROTOCOL-ASYNC).
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Settings a client has chosen, by lower-case name, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Settings(Vec<(Box<[u8]>, Box<[u8]>)>);
+
+/// Parameters a server reports, by the name it uses, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reported(Vec<(Box<[u8]>, Box<[u8]>)>);
+
+/// Reported parameters that a session may set itself, in lower case. The others describe the server or the user.
+const SETTABLE: [&[u8]; 9] = [
+    b"application_name",
+    b"client_encoding",
+    b"datestyle",
+    b"default_transaction_read_only",
+    b"intervalstyle",
+    b"scram_iterations",
+    b"search_path",
+    b"standard_conforming_strings",
+    b"timezone",
+];
+
+fn insert(pairs: &mut Vec<(Box<[u8]>, Box<[u8]>)>, name: &[u8], value: &[u8]) {
+    match pairs.binary_search_by(|(known, _)| known.as_ref().cmp(name)) {
+        Ok(at) => {
+            if let Some(pair) = pairs.get_mut(at) {
+                pair.1 = value.into();
+            }
+        }
+        Err(at) => pairs.insert(at, (name.into(), value.into())),
+    }
+}
+
+fn value<'a>(pairs: &'a [(Box<[u8]>, Box<[u8]>)], name: &[u8]) -> Option<&'a [u8]> {
+    let at = pairs.binary_search_by(|(known, _)| known.as_ref().cmp(name)).ok()?;
+    pairs.get(at).map(|(_, value)| value.as_ref())
+}
+
+impl Settings {
+    /// With `name` set to `value`. Names compare in lower case, as PostgreSQL's do.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        insert(&mut self.0, &name.to_ascii_lowercase(), value);
+    }
+
+    /// The value of `name`, given in lower case.
+    #[must_use]
+    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        value(&self.0, name)
+    }
+
+    /// Names and values; the client's encoding first, as the others' values are read in it.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let pairs = || self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+        let encoding = |name: &[u8]| name == b"client_encoding";
+        pairs().filter(move |(name, _)| encoding(name)).chain(pairs().filter(move |(name, _)| !encoding(name)))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What the client's settings are after a transaction, by what the server reports: a reported value is always the
+    /// truth at ReadyForQuery. `login` is what the server reported when nobody had set anything.
+    #[must_use]
+    pub fn learn(&self, reported: &Reported, login: &Reported) -> Self {
+        let mut learned = self.clone();
+        for (name, now) in &reported.0 {
+            let lower = name.to_ascii_lowercase();
+            let chosen = learned.value(&lower).is_some() || login.value(name) != Some(now);
+            if chosen && SETTABLE.contains(&lower.as_slice()) {
+                learned.set(&lower, now);
+            }
+        }
+        learned
+    }
+}
+
+impl Reported {
+    /// With `name` reported as `value`.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        insert(&mut self.0, name, value);
+    }
+
+    /// The value of `name`, spelled as the server spells it.
+    #[must_use]
+    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        value(&self.0, name)
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
+    }
+
+    /// With the values of `settings` in place of the server's, for those that are reported: what a client is told at
+    /// login, before any server has taken its settings.
+    #[must_use]
+    pub fn overlaid(&self, settings: &Settings) -> Self {
+        let mut told = self.clone();
+        for (name, value) in &mut told.0 {
+            if let Some(chosen) = settings.value(&name.to_ascii_lowercase()) {
+                *value = chosen.into();
+            }
+        }
+        told
+    }
+}
+
+/// Keeps one allocation for equal values. A value nobody holds any longer is forgotten when the set grows.
+#[derive(Debug)]
+pub struct Interner<T> {
+    known: Mutex<Known<T>>,
+}
+
+#[derive(Debug)]
+struct Known<T> {
+    set: HashSet<Arc<T>, foldhash::fast::RandomState>,
+    sweep_at: usize,
+}
+
+impl<T: Hash + Eq> Default for Interner<T> {
+    fn default() -> Self {
+        Self { known: Mutex::new(Known { set: HashSet::default(), sweep_at: 64 }) }
+    }
+}
+
+impl<T: Hash + Eq> Interner<T> {
+    /// The one allocation for `value`.
+    pub fn intern(&self, value: T) -> Arc<T> {
+        let mut known = self.known.lock();
+        if let Some(same) = known.set.get(&value) {
+            return Arc::clone(same);
+        }
+        if known.set.len() >= known.sweep_at {
+            known.set.retain(|value| Arc::strong_count(value) > 1);
+            known.sweep_at = 64.max(known.set.len() * 2);
+        }
+        let value = Arc::new(value);
+        known.set.insert(Arc::clone(&value));
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(pairs: &[(&str, &str)]) -> Reported {
+        let mut reported = Reported::default();
+        pairs.iter().for_each(|(name, value)| reported.set(name.as_bytes(), value.as_bytes()));
+        reported
+    }
+
+    #[test]
+    fn what_a_client_changed_is_learned_and_what_only_describes_the_server_is_not() {
+        let login = reported(&[("TimeZone", "Etc/UTC"), ("DateStyle", "ISO, MDY"), ("in_hot_standby", "off")]);
+        let now = reported(&[("TimeZone", "Europe/Paris"), ("DateStyle", "ISO, MDY"), ("in_hot_standby", "on")]);
+        let learned = Settings::default().learn(&now, &login);
+        assert_eq!(learned.iter().collect::<Vec<_>>(), [(b"timezone" as &[u8], b"Europe/Paris" as &[u8])]);
+    }
+
+    #[test]
+    fn a_startup_value_takes_the_servers_spelling() {
+        let mut settings = Settings::default();
+        settings.set(b"DateStyle", b"ISO");
+        let now = reported(&[("DateStyle", "ISO, MDY")]);
+        assert_eq!(settings.learn(&now, &now).value(b"datestyle"), Some(b"ISO, MDY" as &[u8]));
+        assert_eq!(now.overlaid(&settings).value(b"DateStyle"), Some(b"ISO" as &[u8]));
+    }
+
+    #[test]
+    fn the_encoding_comes_first() {
+        let mut settings = Settings::default();
+        settings.set(b"application_name", b"x");
+        settings.set(b"client_encoding", b"LATIN1");
+        assert_eq!(settings.iter().next().map(|(name, _)| name), Some(b"client_encoding" as &[u8]));
+    }
+
+    #[test]
+    fn equal_values_are_one_allocation_and_forgotten_ones_are_swept() {
+        let interner = Interner::default();
+        let one = interner.intern("x".to_owned());
+        assert!(Arc::ptr_eq(&one, &interner.intern("x".to_owned())));
+        for n in 0..1_000 {
+            interner.intern(n.to_string());
+        }
+        assert!(interner.known.lock().set.len() <= 64);
+    }
+}

@@ -1,0 +1,140 @@
+//! A client's own names for its prepared statements, the unnamed one included.
+//!
+//! Names belong to the client and mean nothing to a server; changes are made when the client's message is sent and
+//! undone when the server says that it was skipped or failed ([`crate::protocol::pipeline::Event::Undone`]).
+
+use std::sync::Arc;
+
+use crate::proxy::statements::{ByName, Named, Statement};
+
+/// What the empty name stands for.
+#[derive(Clone, Debug, Default)]
+pub enum Unnamed {
+    /// Nothing: never parsed, or destroyed by a simple query.
+    #[default]
+    None,
+    /// A statement seen for the first time; a server holds it without a name, if at all.
+    Once(Arc<Statement>),
+    /// A statement that servers hold under its shared name.
+    Shared(Arc<Statement>),
+    /// One too large to be remembered: only the server it was sent to has it.
+    OnServer,
+}
+
+/// All names of one client. Empty ones take one pointer.
+#[derive(Debug, Default)]
+pub struct ClientStatements(Option<Box<Names>>);
+
+#[derive(Debug, Default)]
+struct Names {
+    unnamed: Unnamed,
+    named: ByName,
+    last_serial: u32,
+    /// Names closed by messages that are not answered yet, to be put back if those were skipped.
+    closing: Vec<(u32, Box<[u8]>, Named)>,
+}
+
+impl ClientStatements {
+    fn names(&mut self) -> &mut Names {
+        self.0.get_or_insert_default()
+    }
+
+    /// What `name` stands for.
+    #[must_use]
+    pub fn named(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        Some(&self.0.as_ref()?.named.get(name)?.statement)
+    }
+
+    /// What the empty name stands for.
+    #[must_use]
+    pub fn unnamed(&self) -> Unnamed {
+        self.0.as_ref().map(|names| names.unnamed.clone()).unwrap_or_default()
+    }
+
+    /// Changes what the empty name stands for.
+    pub fn set_unnamed(&mut self, unnamed: Unnamed) {
+        if self.0.is_some() || !matches!(unnamed, Unnamed::None) {
+            self.names().unnamed = unnamed;
+        }
+    }
+
+    /// Gives `statement` a name; the answer identifies the change.
+    pub fn add(&mut self, name: &[u8], statement: Arc<Statement>) -> u32 {
+        let names = self.names();
+        let serial = names.next_serial();
+        names.named.insert(name.into(), Named { statement, serial });
+        serial
+    }
+
+    /// Takes a name away; the answer identifies the change, 0 when there was none.
+    pub fn remove(&mut self, name: &[u8]) -> u32 {
+        let Some(names) = &mut self.0 else { return 0 };
+        let Some((name, named)) = names.named.remove_entry(name) else { return 0 };
+        let serial = names.next_serial();
+        names.closing.push((serial, name, named));
+        serial
+    }
+
+    /// The message of the change `serial` was skipped or failed.
+    pub fn undo(&mut self, serial: u32) {
+        let Some(names) = &mut self.0 else { return };
+        if let Some(at) = names.closing.iter().position(|(closing, ..)| *closing == serial) {
+            let (_, name, named) = names.closing.swap_remove(at);
+            names.named.insert(name, named);
+        } else {
+            names.named.retain(|_, named| named.serial != serial);
+        }
+    }
+
+    /// Everything sent so far is answered: nothing can be undone any more.
+    pub fn settled(&mut self) {
+        if let Some(names) = &mut self.0 {
+            names.closing.clear();
+        }
+    }
+
+    /// Forgets all names (`DEALLOCATE ALL`, `DISCARD ALL`).
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |names| names.named.len())
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Names {
+    fn next_serial(&mut self) -> u32 {
+        self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
+        self.last_serial
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::statements::Registry;
+
+    #[test]
+    fn a_skipped_parse_frees_its_name_and_a_skipped_close_gives_it_back() {
+        let statement = Registry::default().statement(b"select 1\0\0\0");
+        let mut names = ClientStatements::default();
+        let added = names.add(b"a", Arc::clone(&statement));
+        names.undo(added);
+        assert!(names.named(b"a").is_none());
+        names.add(b"a", statement);
+        names.settled();
+        let closed = names.remove(b"a");
+        assert!(names.named(b"a").is_none());
+        names.undo(closed);
+        assert!(names.named(b"a").is_some());
+    }
+}
