@@ -8,6 +8,8 @@
 
 // pure: no I/O, no clock, no randomness
 pub mod pg;
+pub mod protocol;
 pub mod topology;
 
 pub mod config;
+pub mod net;

@@ -1,0 +1,1 @@
+//! TLS both ways. (being written)

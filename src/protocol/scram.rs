@@ -1,0 +1,1 @@
+//! SCRAM. (being written)
