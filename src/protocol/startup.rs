@@ -64,10 +64,17 @@ impl<'a> StartupMessage<'a> {
         self.params.iter().rev().find(|(n, _)| *n == name).map(|(_, value)| *value)
     }
 
-    /// Whether NegotiateProtocolVersion is owed before authentication.
+    /// The minor version that is spoken: the client's, or ours if that is older.
     #[must_use]
-    pub fn needs_negotiation(&self) -> bool {
-        self.minor > NEWEST_MINOR || !self.unknown_protocol_options.is_empty()
+    pub fn spoken_minor(&self) -> u16 {
+        self.minor.min(NEWEST_MINOR)
+    }
+
+    /// NegotiateProtocolVersion, if it is owed before authentication.
+    #[must_use]
+    pub fn negotiation(&self) -> Option<Vec<u8>> {
+        let owed = self.minor > NEWEST_MINOR || !self.unknown_protocol_options.is_empty();
+        owed.then(|| negotiate_protocol_version(self.spoken_minor(), &self.unknown_protocol_options))
     }
 }
 
@@ -331,7 +338,7 @@ mod tests {
         assert_eq!(message.params, [(&b"b"[..], &b"1"[..]), (b"a", b""), (b"b", b"2")]);
         assert_eq!(message.unknown_protocol_options, [b"_pq_.x"]);
         assert_eq!(message.param(b"b"), Some(&b"2"[..]));
-        assert!(message.needs_negotiation());
+        assert_eq!(message.negotiation(), Some(negotiate_protocol_version(2, &[b"_pq_.x"])));
     }
 
     #[test]
@@ -362,9 +369,9 @@ mod tests {
         assert_eq!(error.sqlstate(), SqlState::FEATURE_NOT_SUPPORTED);
         assert!(matches!(parse(&session(4 << 16, &[])), Err(StartupError::Version { major: 4, minor: 0 })));
         // libpq's "grease": a minor version that does not exist is negotiated, not refused
-        assert!(
-            matches!(parse(&session(V3 | 9999, &[(b"user", b"u")])), Ok(Startup::Session(m)) if m.needs_negotiation())
-        );
+        let body = session(V3 | 9999, &[(b"user", b"u")]);
+        let Ok(Startup::Session(message)) = parse(&body) else { panic!() };
+        assert_eq!(message.negotiation(), Some(negotiate_protocol_version(2, &[])));
     }
 
     #[test]

@@ -1,1 +1,0 @@
-//! SCRAM. (being written)
