@@ -1,1 +1,0 @@
-//! TLS both ways. (being written)
