@@ -35,6 +35,8 @@ impl SqlState {
     pub const SERIALIZATION_FAILURE: Self = Self(*b"40001");
     /// A prepared statement of that name exists.
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
+    /// Not a statement, or not a command-line switch, that is understood.
+    pub const SYNTAX_ERROR: Self = Self(*b"42601");
     /// Not allowed for this user.
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     /// A limit on connections or waiting is reached.
