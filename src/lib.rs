@@ -11,3 +11,7 @@ pub mod pg;
 pub mod topology;
 
 pub mod config;
+
+// what clusters say of themselves, who is primary, and the window on both
+pub mod catalog;
+pub mod cluster;
