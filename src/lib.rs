@@ -15,3 +15,5 @@ pub mod config;
 // what clusters say of themselves, who is primary, and the window on both
 pub mod catalog;
 pub mod cluster;
+
+pub mod admin;
