@@ -54,6 +54,8 @@ pub(super) struct Probe {
     pub(super) node: WatchedNode,
     pub(super) monitor: Monitor,
     pub(super) reports: mpsc::Sender<Report>,
+    /// Before it asks for the first time.
+    pub(super) delay: Duration,
 }
 
 /// How the asking over one connection ended.
@@ -68,6 +70,7 @@ impl Probe {
         let pause_max = self.monitor.interval.clamp(PAUSE_FIRST, PAUSE_MAX);
         let mut pause = PAUSE_FIRST;
         let mut just_broken = false;
+        time::sleep(self.delay).await;
         loop {
             let error = match ControlConnection::open(&self.node, &self.monitor, APPLICATION_NAME).await {
                 Err(error) => error,
@@ -75,8 +78,8 @@ impl Probe {
                     let Some(ended) = self.ask_until_it_ends(connection).await else { return };
                     if ended.answered {
                         pause = PAUSE_FIRST;
-                        if matches!(ended.error, ConnectionError::Gone(_)) {
-                            just_broken = true;
+                        just_broken = matches!(ended.error, ConnectionError::Gone(_));
+                        if just_broken {
                             continue;
                         }
                     }

@@ -6,19 +6,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch as wanted};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::fold::Fold;
-use super::observation::Observation;
+use super::observation::{Miss, Observation};
 use super::probe::{Probe, ProbeId, Report};
 use crate::catalog::{Monitor, WatchedCluster, WatchedNode};
-use crate::topology::{Board, ClusterName, ClusterView, NodeName, NodeView, Topology};
+use crate::topology::{Board, ClusterName, ClusterView, NodeName, NodeView, Role, Topology};
 
 /// Reports under way at most; a probe that finds it full waits.
 const REPORTS_MAX: usize = 256;
+/// Before a probe that panicked asks again, so that a lasting defect does not spin.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// Why a node of a cluster without a monitor is not used.
 const UNWATCHED: &str = "not asked: a cluster with several nodes needs [clusters.NAME.monitor]";
 
@@ -116,8 +119,11 @@ impl Watcher {
                     }
                 }
                 Some(report) = reports.recv() => self.take_in(report),
-                // frees what a stopped probe leaves behind
-                Some(_) = self.tasks.join_next() => {}
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Err(error) if error.is_panic() => self.restart_fallen(error.id()),
+                    // stopped on purpose
+                    Ok(()) | Err(_) => {}
+                },
             }
         }
     }
@@ -135,6 +141,26 @@ impl Watcher {
         if before != after {
             tell(&cluster, &before, &after, version);
             self.publish();
+        }
+    }
+
+    /// A probe that fell to a defect must not leave its node looking healthy for ever.
+    fn restart_fallen(&mut self, task: tokio::task::Id) {
+        let fallen = self.clusters.values().flat_map(|watched| &watched.nodes).find_map(|running| {
+            let (probe, _) = running.probe.as_ref().filter(|(_, handle)| handle.id() == task)?;
+            Some((*probe, running.node.clone()))
+        });
+        let Some((probe, node)) = fallen else { return };
+        let Some((cluster, _)) = self.probes.get(&probe).cloned() else { return };
+        error!(%cluster, node = %node.name, "internal error: the probe panicked, it is started again");
+        let text = "internal error: its probe panicked".to_owned();
+        self.take_in(Report { probe, observation: Observation::Missed(Miss::Silent(text)) });
+        self.probes.remove(&probe);
+        let Some(monitor) = self.clusters.get(&cluster).and_then(|watched| watched.monitor.clone()) else { return };
+        let restarted = self.start_probe(&cluster, node.clone(), monitor, RESTART_DELAY);
+        let nodes = self.clusters.get_mut(&cluster).map(|watched| &mut watched.nodes);
+        if let Some(running) = nodes.into_iter().flatten().find(|running| running.node == node) {
+            running.probe = Some(restarted);
         }
     }
 
@@ -186,7 +212,7 @@ impl Watcher {
                     let probe = cluster
                         .monitor
                         .as_ref()
-                        .map(|monitor| self.start_probe(&cluster.name, node.clone(), monitor.clone()));
+                        .map(|monitor| self.start_probe(&cluster.name, node.clone(), monitor.clone(), Duration::ZERO));
                     nodes.push(Running { node, probe });
                 }
             }
@@ -203,11 +229,17 @@ impl Watcher {
         Watched { fold, monitor: cluster.monitor, nodes }
     }
 
-    fn start_probe(&mut self, cluster: &ClusterName, node: WatchedNode, monitor: Monitor) -> (ProbeId, AbortHandle) {
+    fn start_probe(
+        &mut self,
+        cluster: &ClusterName,
+        node: WatchedNode,
+        monitor: Monitor,
+        delay: Duration,
+    ) -> (ProbeId, AbortHandle) {
         let id = ProbeId(self.next_probe);
         self.next_probe = self.next_probe.wrapping_add(1);
         self.probes.insert(id, (cluster.clone(), node.name.clone()));
-        let probe = Probe { id, node, monitor, reports: self.reports_in.clone() };
+        let probe = Probe { id, node, monitor, reports: self.reports_in.clone(), delay };
         (id, self.tasks.spawn(probe.run()))
     }
 
@@ -238,6 +270,13 @@ fn tell(cluster: &ClusterName, before: &ClusterView, after: &ClusterView, server
     }
 }
 
+fn role_word(node: &NodeView) -> Option<&'static str> {
+    node.role.map(|role| match role {
+        Role::Primary => "primary",
+        Role::Standby => "standby",
+    })
+}
+
 fn tell_node(cluster: &ClusterName, before: &NodeView, after: &NodeView, server_version: Option<u32>) {
     let node = &after.name;
     let error = after.trouble.as_deref();
@@ -245,7 +284,7 @@ fn tell_node(cluster: &ClusterName, before: &NodeView, after: &NodeView, server_
     match (before.healthy, after.healthy) {
         (false, true) => {
             let timeline = after.timeline.map(|t| t.0);
-            info!(%cluster, %node, role = ?after.role, timeline, server_version, error, "node is healthy");
+            info!(%cluster, %node, role = role_word(after), timeline, server_version, error, "node is healthy");
         }
         (true, false) => warn!(%cluster, %node, error, "node left"),
         (false, false) if worse && before.trouble == NodeView::unknown(node.clone()).trouble => {
@@ -256,6 +295,6 @@ fn tell_node(cluster: &ClusterName, before: &NodeView, after: &NodeView, server_
         (true, true) | (false, false) => {}
     }
     if before.healthy && after.healthy && before.role != after.role {
-        info!(%cluster, %node, role = ?after.role, "node changed its role");
+        info!(%cluster, %node, role = role_word(after), "node changed its role");
     }
 }
