@@ -7,7 +7,8 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -35,10 +36,7 @@ struct Postgres {
 impl Postgres {
     fn directory() -> tempfile::TempDir {
         let directory = tempfile::Builder::new().prefix("howdah-control-").tempdir().unwrap();
-        if rustix::process::geteuid().is_root() {
-            let owned = Command::new("chown").arg("postgres").arg(directory.path()).status().unwrap();
-            assert!(owned.success());
-        }
+        give_to_postgres(directory.path());
         directory
     }
 
@@ -87,6 +85,15 @@ impl Postgres {
         self.run("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
     }
 
+    /// Sends a signal to the postmaster and all its children, as far as they run.
+    fn signal_all(&self, signal: &str) {
+        let pid_file = fs::read_to_string(PathBuf::from(self.data()).join("postmaster.pid")).unwrap_or_default();
+        let Some(postmaster) = pid_file.lines().next() else { return };
+        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
+        let children: Vec<&str> = children.split_whitespace().collect();
+        self.outcome("/bin/kill", &[&["-s", signal, postmaster][..], &children].concat());
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) {
         let output = self.outcome(program, arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -117,7 +124,15 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        self.signal_all("CONT"); // a frozen one does not stop
         self.outcome("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
+    }
+}
+
+/// PostgreSQL does not run as root, and wants its files to be its own.
+fn give_to_postgres(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        assert!(Command::new("chown").arg("postgres").arg(path).status().unwrap().success());
     }
 }
 
@@ -164,6 +179,16 @@ async fn eventually(board: &Board, what: &str, condition: impl Fn(&ClusterView) 
         assert!(Instant::now() < deadline, "{what}: {now:#?}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Ends the monitor's connection from the server's side, and returns when it has asked again over a new one.
+async fn terminate_the_monitor(postgres: &Postgres, board: &Board) {
+    let terminate =
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'howdah monitor'";
+    postgres.execute(terminate).await;
+    let before = view(board).nodes[0].received_lsn;
+    postgres.execute("create table t (); drop table t").await;
+    eventually(board, "it is asked again", |view| view.nodes[0].received_lsn > before).await;
 }
 
 async fn http_get(address: &HttpAddress, path: &str) -> (u16, String) {
@@ -237,15 +262,33 @@ async fn a_terminated_monitor_connection_does_not_take_the_primary_away() {
     eventually(&board, "primary is found", |view| view.primary.is_some()).await;
     let version = board.version();
     for _ in 0..5 {
-        postgres
-            .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'howdah monitor'")
-            .await;
-        let before = view(&board).nodes[0].received_lsn;
-        postgres.execute("select pg_switch_wal()").await;
-        postgres.execute("create table if not exists t (); drop table t").await;
-        eventually(&board, "it is asked again", |view| view.nodes[0].received_lsn > before).await;
+        terminate_the_monitor(&postgres, &board).await;
     }
     assert_eq!(board.version(), version);
+    watch.stop().await;
+}
+
+#[tokio::test]
+async fn a_frozen_primary_is_lost_after_as_many_timeouts_as_the_threshold_and_comes_back() {
+    let postgres = Postgres::primary();
+    let board = Arc::new(Board::new());
+    let patience = Duration::from_millis(400);
+    let monitor = Monitor { timeout: patience, ..monitor("postgres") };
+    let watch =
+        watch(vec![WatchedCluster { monitor: Some(monitor), ..cluster(vec![postgres.node("a")]) }], board.clone());
+    eventually(&board, "primary is found", |view| view.primary.is_some()).await;
+    // a connection that broke long ago must not make the next timeout count more
+    terminate_the_monitor(&postgres, &board).await;
+
+    let frozen = Instant::now();
+    postgres.signal_all("STOP");
+    let lost = eventually(&board, "primary is lost", |view| view.primary.is_none()).await;
+    assert!(frozen.elapsed() >= patience * 2, "took only {:?}", frozen.elapsed());
+    assert_eq!(lost.nodes[0].trouble.as_deref(), Some("no answer within 400ms"));
+
+    postgres.signal_all("CONT");
+    let back = eventually(&board, "primary is back", |view| view.primary.is_some()).await;
+    assert_eq!(back.epoch, Epoch(1));
     watch.stop().await;
 }
 
@@ -256,7 +299,9 @@ async fn a_promoted_standby_becomes_the_primary_and_the_old_one_is_not_taken_for
     let board = Arc::new(Board::new());
     let watch = watch(vec![cluster(vec![a.node("a"), b.node("b")])], board.clone());
     let steady = eventually(&board, "b follows a", |view| {
-        view.primary.as_deref() == Some("a") && view.nodes[1].lag_bytes == Some(0) && view.nodes[1].timeline.is_some()
+        view.primary.as_deref() == Some("a")
+            && view.nodes[1].lag_bytes.is_some_and(|lag| lag < 8192)
+            && view.nodes[1].timeline.is_some()
     })
     .await;
     assert_eq!(steady.nodes[1].role, Some(Role::Standby));
@@ -318,6 +363,47 @@ async fn verifiers_are_read_from_the_catalog_and_again_on_demand() {
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     assert!(matches!(look("late"), Some(RoleSecret::Scram(_))));
     assert!(verifiers.missing().is_empty());
+    watch.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_with_tls_is_asked_over_tls_and_one_without_is_refused_where_tls_is_required() {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certified.cert.der().clone()).unwrap();
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let postgres = Postgres::primary();
+    let node = WatchedNode { tls: Some(Arc::new(tls)), tls_required: true, ..postgres.node("a") };
+    let board = Arc::new(Board::new());
+    let watch = watch(vec![cluster(vec![node.clone()])], board.clone());
+    let without = eventually(&board, "it is asked", |view| {
+        view.nodes[0].trouble.as_deref().is_some_and(|trouble| trouble != "not asked yet")
+    })
+    .await;
+    assert_eq!(without.primary, None);
+    let trouble = without.nodes[0].trouble.clone().unwrap();
+    assert!(trouble.contains("server does not support TLS"), "{trouble}");
+
+    let data = PathBuf::from(postgres.data());
+    for (name, pem) in [("server.crt", certified.cert.pem()), ("server.key", certified.signing_key.serialize_pem())] {
+        fs::write(data.join(name), pem).unwrap();
+        fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        give_to_postgres(&data.join(name));
+    }
+    postgres.execute("alter system set ssl = on").await;
+    postgres.execute("select pg_reload_conf()").await;
+    eventually(&board, "primary is found", |view| view.primary.is_some()).await;
+    let connection = ControlConnection::open(&node, &monitor("postgres"), "test").await.unwrap();
+    let rows = connection
+        .rows("select s.ssl from pg_stat_ssl s join pg_stat_activity a using (pid) where a.application_name = 'howdah monitor'")
+        .await
+        .unwrap();
+    assert_eq!(rows[0].get(0), Some("t"));
     watch.stop().await;
 }
 
