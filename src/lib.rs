@@ -14,4 +14,10 @@ pub mod topology;
 
 pub mod config;
 pub mod net;
+pub mod catalog;
+
+// the two paths: they never import each other
 pub mod proxy;
+pub mod cluster;
+
+pub mod admin;

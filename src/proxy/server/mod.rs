@@ -1,2 +1,189 @@
-//! x
+//! A server connection: what howdah knows about it. Knows no pool.
+//!
+//! - [`connect`]: dialling and logging in.
+//! - [`prefix`]: bringing it to a client's settings.
+//! - [`statements`]: what it has prepared.
+
+pub mod connect;
+pub mod prefix;
 pub mod statements;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use self::statements::Prepared;
+use super::session::settings::{Reported, Settings};
+use crate::net::buffer::Growing;
+use crate::net::stream::Stream;
+use crate::net::tls::ClientTls;
+use crate::protocol::pipeline::Pipeline;
+use crate::topology::NodeName;
+
+/// Cancels of one server that may be on their way at the same time; more add nothing.
+const CANCELS_MAX: u32 = 2;
+
+/// Where a node is reached.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its name.
+    pub node: NodeName,
+    /// A host name, an address, or a directory with a socket.
+    pub host: Box<str>,
+    /// Its port.
+    pub port: u16,
+    /// Whether and how TLS is spoken.
+    pub tls: Option<ClientTls>,
+}
+
+impl Endpoint {
+    /// For people: `host:port` or the socket's directory and port.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Whether a connection to `other` is as good as one to this. Certificates read again count as the same.
+    #[must_use]
+    pub fn same_place(&self, other: &Self) -> bool {
+        let mode = |endpoint: &Self| endpoint.tls.as_ref().map(|tls| tls.mode);
+        self.node == other.node && self.host == other.host && self.port == other.port && mode(self) == mode(other)
+    }
+}
+
+/// What a cancel needs to know of a server connection, and what the connection needs to know of cancels.
+#[derive(Debug)]
+pub struct Identity {
+    /// Where it is.
+    pub endpoint: Arc<Endpoint>,
+    /// Its process id.
+    pub pid: i32,
+    /// Its secret.
+    pub secret: Box<[u8]>,
+    /// Whether the connection is encrypted, and so must be its cancels.
+    pub tls: bool,
+    cancels: AtomicU32,
+    /// A cancel may still arrive although nobody waits for it any more.
+    tainted: AtomicBool,
+    over: Notify,
+}
+
+impl Identity {
+    /// Of a connection nobody has cancelled.
+    #[must_use]
+    pub fn new(endpoint: Arc<Endpoint>, pid: i32, secret: &[u8], tls: bool) -> Self {
+        Self {
+            endpoint,
+            pid,
+            secret: secret.into(),
+            tls,
+            cancels: AtomicU32::new(0),
+            tainted: AtomicBool::new(false),
+            over: Notify::new(),
+        }
+    }
+
+    /// A cancel is about to be sent; `false` when enough are on their way already.
+    pub fn cancel_begins(&self) -> bool {
+        let more = |cancels: u32| (cancels < CANCELS_MAX).then_some(cancels + 1);
+        self.cancels.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// A cancel has been delivered, or cannot arrive any more; when neither is `certain`, the connection is not used
+    /// for anybody else.
+    pub fn cancel_over(&self, certain: bool) {
+        if !certain {
+            self.tainted.store(true, Ordering::Release);
+        }
+        self.cancels.fetch_sub(1, Ordering::AcqRel);
+        self.over.notify_waiters();
+    }
+
+    /// Whether a cancel is on its way.
+    #[must_use]
+    pub fn is_being_cancelled(&self) -> bool {
+        self.cancels.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a cancel might arrive at any time.
+    #[must_use]
+    pub fn is_tainted(&self) -> bool {
+        self.tainted.load(Ordering::Acquire)
+    }
+
+    /// Waits until no cancel is on its way.
+    pub async fn cancels_over(&self) {
+        loop {
+            let over = self.over.notified();
+            tokio::pin!(over);
+            over.as_mut().enable(); // before looking, or the last notice could be missed
+            if !self.is_being_cancelled() {
+                return;
+            }
+            over.await;
+        }
+    }
+}
+
+/// A server connection.
+#[derive(Debug)]
+pub struct Server {
+    /// The connection.
+    pub stream: Stream,
+    /// Who it is, for cancels.
+    pub identity: Arc<Identity>,
+    /// What it owes.
+    pub pipeline: Pipeline,
+    /// What it has prepared under shared names.
+    pub prepared: Prepared,
+    /// Which statement it holds without a name, if that is known and somebody's.
+    pub unnamed: Option<u64>,
+    /// What it reports.
+    pub reported: Arc<Reported>,
+    /// What it reported at login.
+    pub login: Arc<Reported>,
+    /// Whose settings it has.
+    pub applied: Arc<Settings>,
+    /// The client that changed something the settings do not tell.
+    pub dirty: Option<u64>,
+    /// When it logged in.
+    pub born: Instant,
+    /// When it was last given back.
+    pub idle_since: Instant,
+    /// The beginning of a message that was cut by the end of a read.
+    pub carry: Vec<u8>,
+    /// How much of the body of the message that is being passed on has not come yet.
+    pub body_left: usize,
+    /// Whether that body is nobody's.
+    pub body_dropped: bool,
+    /// What has been made for it and not been taken by its socket yet.
+    pub out: Option<Growing>,
+    /// How much of `out` has been taken.
+    pub out_sent: usize,
+    /// Its socket does not take bytes any more; what it still says is read.
+    pub deaf: bool,
+}
+
+impl Server {
+    /// Whether nothing has come from it while nobody asked. Data that is only TLS's own is taken in.
+    #[must_use]
+    pub fn is_silent(&mut self) -> bool {
+        if self.stream.socket().is_silent() {
+            return true;
+        }
+        if !self.stream.is_tls() {
+            return false;
+        }
+        let mut byte = [0];
+        matches!(self.stream.poll_read(&mut Context::from_waker(Waker::noop()), &mut byte), Poll::Pending)
+    }
+
+    /// Whether everything that was asked is answered and nothing is half-sent: with status `I` it may serve another.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.pipeline.settled() && self.body_left == 0 && self.carry.is_empty() && self.out.is_none() && !self.deaf
+    }
+}

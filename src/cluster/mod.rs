@@ -1,0 +1,11 @@
+//! The control path: who is the primary, and what is known of every node.
+//!
+//! - [`observe`] asks the nodes and publishes what it learns on the [`topology::Board`](crate::topology::Board). Without
+//!   agents this is all there is: howdah follows whatever promotes nodes.
+//!
+//! Not here: how clients reach the primary (`proxy`). The two never call each other.
+
+pub mod observe;
+
+pub use crate::catalog::{Monitor, WatchedCluster, WatchedNode};
+pub use observe::{Watch, watch};

@@ -1,0 +1,209 @@
+//! What others may know of a client and do to it: wake it, cancel it, hand it a server.
+//!
+//! The session itself lives on one worker and is nobody else's; a [`ClientHandle`] is the part that is shared. Lock
+//! order: a pool's books, then a handle's locks; none is held over an await or a system call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Waker};
+
+use parking_lot::Mutex;
+
+use super::error::ClientError;
+use super::pool::accounting::Ticket;
+use super::server::{Identity, Server};
+
+/// Something happened to the client that its session must look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Signal {
+    /// Its cancel came while it waits.
+    Cancel = 1,
+    /// Its deadline has passed.
+    Expired = 2,
+    /// howdah is shutting down: end at the next boundary.
+    Goodbye = 4,
+    /// howdah has waited long enough: end now.
+    Now = 8,
+}
+
+/// The shared part of a client.
+#[derive(Debug)]
+pub struct ClientHandle {
+    /// Distinct among all clients of this process.
+    pub id: u64,
+    /// Where its session lives.
+    pub worker: usize,
+    signals: AtomicU8,
+    /// Milliseconds on the worker's clock; 0 is none.
+    deadline_ms: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+    slot: Mutex<Slot>,
+    target: Mutex<Target>,
+}
+
+/// Where a waiter gets its server.
+#[derive(Debug, Default)]
+enum Slot {
+    /// Not waiting.
+    #[default]
+    Away,
+    /// In a pool's queue.
+    Waiting(Ticket),
+    /// A server has come.
+    Granted(Box<Server>),
+    /// No server will come.
+    Refused(ClientError),
+}
+
+/// What a cancel of this client would hit.
+#[derive(Debug, Default)]
+enum Target {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// Its wait for a server.
+    Waiting,
+    /// The server that works for it.
+    Server(Arc<Identity>),
+}
+
+impl ClientHandle {
+    /// A client of `worker`.
+    #[must_use]
+    pub fn new(id: u64, worker: usize) -> Self {
+        Self {
+            id,
+            worker,
+            signals: AtomicU8::new(0),
+            deadline_ms: AtomicU64::new(0),
+            waker: Mutex::default(),
+            slot: Mutex::default(),
+            target: Mutex::default(),
+        }
+    }
+
+    /// The session's task will be woken from now on. To be called once, by the task itself.
+    pub fn listen(&self, cx: &Context<'_>) {
+        *self.waker.lock() = Some(cx.waker().clone());
+    }
+
+    /// Makes the session look.
+    pub fn signal(&self, signal: Signal) {
+        self.signals.fetch_or(signal as u8, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Whether a signal has come. It stays until [`Self::clear`].
+    #[must_use]
+    pub fn has(&self, signal: Signal) -> bool {
+        self.signals.load(Ordering::Acquire) & signal as u8 != 0
+    }
+
+    /// Whether any signal has come.
+    #[must_use]
+    pub fn has_any(&self) -> bool {
+        self.signals.load(Ordering::Acquire) != 0
+    }
+
+    /// The signal has been looked at.
+    pub fn clear(&self, signal: Signal) {
+        self.signals.fetch_and(!(signal as u8), Ordering::AcqRel);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// When the session wants [`Signal::Expired`]; 0 for never.
+    pub fn set_deadline_ms(&self, at: u64) {
+        self.deadline_ms.store(at, Ordering::Relaxed);
+    }
+
+    /// See [`Self::set_deadline_ms`].
+    #[must_use]
+    pub fn deadline_ms(&self) -> u64 {
+        self.deadline_ms.load(Ordering::Relaxed)
+    }
+
+    /// It is in a queue now. Under the pool's lock, so that no grant can come first.
+    pub fn begin_wait(&self, ticket: Ticket) {
+        *self.slot.lock() = Slot::Waiting(ticket);
+        *self.target.lock() = Target::Waiting;
+    }
+
+    /// Hands over a server.
+    ///
+    /// # Errors
+    /// The server, when the client does not wait at this place any more.
+    pub fn grant(&self, ticket: Ticket, server: Box<Server>) -> Result<(), Box<Server>> {
+        let mut slot = self.slot.lock();
+        if !matches!(*slot, Slot::Waiting(waiting) if waiting == ticket) {
+            return Err(server);
+        }
+        *slot = Slot::Granted(server);
+        drop(slot);
+        self.wake();
+        Ok(())
+    }
+
+    /// Says that no server will come.
+    pub fn refuse(&self, ticket: Ticket, error: ClientError) {
+        let mut slot = self.slot.lock();
+        if matches!(*slot, Slot::Waiting(waiting) if waiting == ticket) {
+            *slot = Slot::Refused(error);
+            drop(slot);
+            self.wake();
+        }
+    }
+
+    /// What the wait has brought, if anything; the wait is over then.
+    pub fn take_grant(&self) -> Option<Result<Box<Server>, ClientError>> {
+        let mut slot = self.slot.lock();
+        match std::mem::take(&mut *slot) {
+            Slot::Granted(server) => Some(Ok(server)),
+            Slot::Refused(error) => Some(Err(error)),
+            waiting => {
+                *slot = waiting;
+                None
+            }
+        }
+    }
+
+    /// Stops waiting. What was granted in the meantime is the caller's to give on.
+    pub fn end_wait(&self) -> Option<Box<Server>> {
+        *self.target.lock() = Target::Idle;
+        self.clear(Signal::Cancel);
+        match std::mem::take(&mut *self.slot.lock()) {
+            Slot::Granted(server) => Some(server),
+            Slot::Away | Slot::Waiting(_) | Slot::Refused(_) => None,
+        }
+    }
+
+    /// `server` works for this client from now on.
+    pub fn working_on(&self, server: &Arc<Identity>) {
+        *self.target.lock() = Target::Server(Arc::clone(server));
+    }
+
+    /// No server works for this client from now on: a cancel that has not begun yet hits nothing.
+    pub fn not_working(&self) {
+        *self.target.lock() = Target::Idle;
+    }
+
+    /// A cancel has come. Either its wait ends, or the answer is the server to send the cancel to, which stays out of
+    /// its pool until [`Identity::cancel_over`].
+    pub fn cancel(&self) -> Option<Arc<Identity>> {
+        let target = self.target.lock();
+        match &*target {
+            Target::Idle => None,
+            Target::Waiting => {
+                drop(target);
+                self.signal(Signal::Cancel);
+                None
+            }
+            Target::Server(identity) => identity.cancel_begins().then(|| Arc::clone(identity)),
+        }
+    }
+}
