@@ -232,7 +232,7 @@ impl fmt::Display for NodeHost {
     }
 }
 
-text_value!(Address, "listen address");
+text_value!(Address, "address");
 text_value!(HttpAddress, "http address");
 text_value!(NodeHost, "host");
 

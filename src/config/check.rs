@@ -155,7 +155,7 @@ impl<'d> Walk<'d, '_> {
         let wrong = match leaf.format.as_deref() {
             Some("duration") => wrong::<ConfigDuration>(text),
             Some("period") => wrong::<Period>(text),
-            Some("listen address") => wrong::<Address>(text),
+            Some("address") => wrong::<Address>(text),
             Some("http address") => wrong::<HttpAddress>(text),
             Some("host") => wrong::<NodeHost>(text),
             Some("file mode") => wrong::<SocketMode>(text),
@@ -185,9 +185,10 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 fn expected(leaf: &Leaf) -> String {
+    let article = |format: &str| if format.starts_with('a') { "an" } else { "a" };
     let names = leaf.types.iter().map(|name| match (name.as_str(), leaf.format.as_deref()) {
         ("string", Some("duration" | "period")) => "a duration in quotes".to_owned(),
-        ("string", Some(format)) if leaf.choices.is_empty() => format!("a {format} in quotes"),
+        ("string", Some(format)) if leaf.choices.is_empty() => format!("{} {format} in quotes", article(format)),
         ("string", _) if leaf.choices.len() == 1 => {
             leaf.choices.first().map(|(choice, _)| format!("\"{choice}\"")).unwrap_or_default()
         }

@@ -40,7 +40,7 @@ pub struct Monitor {
 
     /// A file whose first line is the password. Relative to the configuration file; read again on reload.
     #[serde(default)]
-    #[schemars(extend("x-reload" = "live", "x-example" = "monitor.password"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "monitor.password"))]
     pub password_file: Option<PathBuf>,
 
     /// An environment variable of the daemon that holds the password.
@@ -58,8 +58,7 @@ pub struct Monitor {
     #[schemars(extend("x-reload" = "live"))]
     pub interval: Period,
 
-    /// How long an answer may take, connecting included. It may be longer than `interval`: a node is not asked again
-    /// while an answer is due.
+    /// How long an answer may take, connecting included. It may be longer than `interval`.
     #[serde(default = "default_timeout")]
     #[schemars(extend("x-reload" = "live"))]
     pub timeout: Period,
@@ -93,7 +92,7 @@ pub struct Node {
 
     /// TLS towards this node. Absent: mode prefer, as in libpq. Not with a socket directory, which has no TLS.
     #[serde(default)]
-    #[schemars(extend("x-inline" = true))]
+    #[schemars(extend("x-inline" = true, "x-example" = "{ mode = \"verify-full\", ca = \"root.crt\" }"))]
     pub tls: Option<NodeTls>,
 }
 

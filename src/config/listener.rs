@@ -38,7 +38,10 @@ pub struct Listener {
 
     /// TLS towards clients. Absent: no TLS. Only with `"host:port"`: a Unix socket has none, as in PostgreSQL.
     #[serde(default)]
-    #[schemars(extend("x-inline" = true))]
+    #[schemars(extend(
+        "x-inline" = true,
+        "x-example" = "{ cert = \"server.crt\", key = \"server.key\", ca = \"clients.crt\", mode = \"prefer\" }"
+    ))]
     pub tls: Option<ListenerTls>,
 
     /// The number of `socket_group`.

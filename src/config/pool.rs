@@ -26,7 +26,7 @@ settings_with_overlay! {
 
     everywhere {
         /// When a server connection goes back to its pool: at the end of the session, of the transaction or of the
-        /// statement. A client that is connected keeps the mode it connected with. PgBouncer: `pool_mode`.
+        /// statement. PgBouncer: `pool_mode`.
         #[schemars(extend("x-reload" = "live"))]
         mode: PoolMode = PoolMode::Transaction,
 
@@ -36,7 +36,7 @@ settings_with_overlay! {
         #[schemars(extend("x-reload" = "live", "x-unit" = "connections"), range(min = 1))]
         size: u32 = 20,
 
-        /// Server connections per node over all pools: under a database those of all its users, under a user those in
+        /// Server connections over all pools: under a database those of all its users, under a user those in
         /// all databases; in `[pool]` the default for every database. Both limits hold at once. 0 = no limit.
         /// PgBouncer: `max_db_connections`, `max_user_connections`.
         #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]

@@ -23,9 +23,9 @@ pub struct Profile {
     pub prepared_statements: u32,
     /// How long things may take.
     pub timeouts: ProfileTimeouts,
-    /// Server connections per node to this database over all users; `None` = no limit.
+    /// Server connections to this database over all users; `None` = no limit.
     pub database_server_max: Option<u32>,
-    /// Server connections per node of this user over all databases; `None` = no limit.
+    /// Server connections of this user over all databases; `None` = no limit.
     pub user_server_max: Option<u32>,
     /// Clients of this database over all users; `None` = no limit.
     pub database_client_max: Option<u32>,

@@ -15,7 +15,7 @@ settings_with_overlay! {
         #[schemars(extend("x-reload" = "live"))]
         query_wait: ConfigDuration = ConfigDuration::from_secs(120),
 
-        /// How long a query may run, waiting included; then it is cancelled. PostgreSQL's `statement_timeout` is
+        /// How long a query may run; then it is cancelled. PostgreSQL's `statement_timeout` is
         /// better where it can be set; this one also ends a query whose server does not answer any more.
         /// PgBouncer: `query_timeout`.
         #[schemars(extend("x-reload" = "live"))]

@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
-    /// Never TLS.
+    /// No TLS.
     Disable,
-    /// TLS only if the other side insists.
+    /// TLS where the other side insists.
     Allow,
-    /// TLS if the other side can.
+    /// TLS where the other side can.
     #[default]
     Prefer,
     /// TLS or no connection; nobody's certificate is checked.
     Require,
     /// TLS, and the other side's certificate must come from the authority in `ca`.
     VerifyCa,
-    /// As verify-ca, and the certificate must name the other side.
+    /// As verify-ca; towards a node, its certificate must also name its host.
     VerifyFull,
 }
 
@@ -38,21 +38,21 @@ impl TlsMode {
 pub struct ListenerTls {
     /// The certificate chain in PEM format, the server's own first. Relative to the configuration file. Needed unless
     /// the mode is disable. PgBouncer: `client_tls_cert_file`.
-    #[schemars(extend("x-reload" = "live", "x-example" = "server.crt"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "server.crt"))]
     pub cert: Option<PathBuf>,
 
     /// The private key of `cert`, in PEM format. PgBouncer: `client_tls_key_file`.
-    #[schemars(extend("x-reload" = "live", "x-example" = "server.key"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "server.key"))]
     pub key: Option<PathBuf>,
 
     /// Authorities whose client certificates are accepted, in PEM format. Needed by verify-ca and verify-full; with a
     /// weaker mode a client may present a certificate, and one that these authorities did not sign is refused.
     /// PgBouncer: `client_tls_ca_file`.
-    #[schemars(extend("x-reload" = "live", "x-example" = "clients.crt"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "clients.crt"))]
     pub ca: Option<PathBuf>,
 
-    /// What a client must do: disable, allow and prefer let it choose (disable offers no TLS), require refuses plain
-    /// text, verify-ca also asks for a certificate from `ca`, verify-full for one that names the user. PgBouncer:
+    /// What a client must do. With allow and prefer it chooses, require refuses plain text, verify-ca and verify-full
+    /// also ask for a certificate that `ca` signed; whom it names is not compared, as in PgBouncer. PgBouncer:
     /// `client_tls_sslmode`.
     #[schemars(extend("x-reload" = "live"))]
     pub mode: TlsMode,
@@ -62,22 +62,21 @@ pub struct ListenerTls {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeTls {
-    /// What howdah insists on: libpq's `sslmode`. Ignored by nobody: with a socket directory as `host` the table
-    /// itself is an error. PgBouncer: `server_tls_sslmode`.
+    /// What howdah insists on, as libpq's `sslmode`. PgBouncer: `server_tls_sslmode`.
     #[schemars(extend("x-reload" = "live"))]
     pub mode: TlsMode,
 
     /// Authorities that may have signed the node's certificate, in PEM format, relative to the configuration file.
     /// Only with verify-ca, which needs it, and verify-full, which without it trusts the authorities of the operating
     /// system (libpq: `sslrootcert=system`).
-    #[schemars(extend("x-reload" = "live", "x-example" = "root.crt"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "root.crt"))]
     pub ca: Option<PathBuf>,
 
     /// The certificate with which howdah presents itself, in PEM format.
-    #[schemars(extend("x-reload" = "live", "x-example" = "howdah.crt"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "howdah.crt"))]
     pub cert: Option<PathBuf>,
 
     /// The private key of `cert`, in PEM format.
-    #[schemars(extend("x-reload" = "live", "x-example" = "howdah.key"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "howdah.key"))]
     pub key: Option<PathBuf>,
 }

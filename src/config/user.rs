@@ -22,7 +22,7 @@ pub struct User {
 
     /// A file whose first line is the password or the verifier. Relative to the configuration file; read again on
     /// reload.
-    #[schemars(extend("x-reload" = "live", "x-example" = "app.password"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "app.password"))]
     pub password_file: Option<PathBuf>,
 
     /// An environment variable of the daemon that holds the password or the verifier.

@@ -7,7 +7,7 @@ use super::address::{Address, Host, HttpAddress, NodeHost};
 use super::cluster::Node;
 use super::document::{At, Document, Step, key_path};
 use super::file::Config;
-use super::listener::Listener;
+use super::listener::{Listener, SocketMode};
 use super::problem::Problem;
 use super::suggest::nearest;
 use super::tls::{ListenerTls, NodeTls, TlsMode};
@@ -76,7 +76,9 @@ impl Rules<'_, '_> {
         }
         for key in ["socket_mode", "socket_group"] {
             let path = key_path!["listeners", i, key];
-            if self.document.has(path) {
+            // The default says nothing; the reference file writes it out.
+            let said = key != "socket_mode" || listener.socket_mode != SocketMode::default();
+            if said && self.document.has(path) {
                 let message = format!("\"{}\" is no Unix socket", listener.address);
                 self.report(path, At::Key, message, "remove the key, or listen on \"unix:/dir\"");
             }
