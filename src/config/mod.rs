@@ -1,1 +1,66 @@
-//! The configuration file. (being written)
+//! The configuration file: the structs that are its reference, and the way from a file to a [`Config`] that is right.
+//!
+//! The way in, in the order it runs ([`load`]):
+//!
+//! 1. `document`: the text becomes a tree whose every key and value knows its line and column.
+//! 2. `check`: the tree is compared with the `schema` of the structs; every unknown key and wrong value is a [`Problem`].
+//! 3. serde fills [`Config`]; its values are types that cannot be wrong ([`ConfigDuration`], [`Address`], [`Secret`]).
+//! 4. `complete`: paths become absolute, passwords are read from their files, groups become numbers.
+//! 5. `validate`: what only the whole file can show, such as a database in a cluster that does not exist.
+//!
+//! All problems of a step are reported at once. Nothing past this module sees a string that still needs parsing, and
+//! nothing reads a part of the overlays: [`Config::profile`] says what holds for one user in one database.
+//!
+//! The docstrings of the structs are the documentation: [`render_reference`] and [`render_docs`] print them, and what
+//! a key needs when it changes (`x-reload`) is what [`compare`] says.
+//!
+//! Not here: the command line (`cli`), `agent.toml` (`agent`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod address;
+mod check;
+mod cluster;
+mod complete;
+mod credential;
+mod database;
+mod document;
+mod duration;
+mod file;
+mod listener;
+mod load;
+mod overlay;
+mod pool;
+mod problem;
+mod profile;
+mod reload;
+mod render;
+mod schema;
+mod secret;
+mod suggest;
+mod text;
+mod timeouts;
+mod tls;
+mod user;
+mod validate;
+
+pub use address::{Address, Host, HttpAddress, NodeHost};
+pub use cluster::{Cluster, Monitor, Node};
+pub use credential::{Credential, ScramVerifier};
+pub use database::{ANY_DATABASE, Database};
+pub use duration::{ConfigDuration, Period};
+pub use file::{Auth, AuthMethod, Config, Http, Limits, Log, LogFormat, LogLevel, Workers};
+pub use listener::{Listener, SOCKET_PORT, SocketMode};
+pub use load::{load, parse};
+pub use pool::{Pool, PoolMode, PoolOverlay};
+pub use problem::{Place, Problem, Problems};
+pub use profile::{Profile, ProfileTimeouts};
+pub use reload::{RestartNeeded, compare};
+pub use render::{render_docs, render_reference};
+pub use secret::Secret;
+pub use timeouts::{Timeouts, TimeoutsOverlay};
+pub use tls::{ListenerTls, NodeTls, TlsMode};
+pub use user::User;
+
+#[cfg(test)]
+mod tests;

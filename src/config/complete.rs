@@ -1,0 +1,174 @@
+//! What the file only points at: passwords in other files, groups by name, paths relative to the file.
+//!
+//! Runs again on every reload, so that a new certificate or password file is noticed.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::credential::Credential;
+use super::document::{At, Document, Step, key_path};
+use super::file::Config;
+use super::problem::Problem;
+use super::secret::Secret;
+
+/// Fills in what is found elsewhere; a problem for everything that is not found.
+pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path) -> Vec<Problem> {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let base = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
+    let mut seek = Seek { document, base, problems: Vec::new() };
+    for (i, listener) in config.listeners.iter_mut().enumerate() {
+        if let Some(group) = &listener.socket_group {
+            listener.socket_gid = seek.group(group, key_path!["listeners", i, "socket_group"]);
+        }
+        if let Some(tls) = &mut listener.tls {
+            seek.file(&mut tls.cert, key_path!["listeners", i, "tls", "cert"]);
+            seek.file(&mut tls.key, key_path!["listeners", i, "tls", "key"]);
+            seek.file(&mut tls.ca, key_path!["listeners", i, "tls", "ca"]);
+        }
+    }
+    for (name, user) in &mut config.users {
+        let given = Password { text: &user.password, file: &mut user.password_file, env: &user.password_env };
+        if let Some((secret, key)) = seek.password(given, key_path!["users", name]) {
+            user.credential = seek.credential(secret, key_path!["users", name, key]);
+        }
+    }
+    for (name, cluster) in &mut config.clusters {
+        let monitor = &mut cluster.monitor;
+        let given = Password { text: &monitor.password, file: &mut monitor.password_file, env: &monitor.password_env };
+        if let Some((secret, key)) = seek.password(given, key_path!["clusters", name, "monitor"]) {
+            let place = key_path!["clusters", name, "monitor", key];
+            match seek.credential(secret, place) {
+                Some(Credential::Password(password)) => monitor.resolved_password = Some(password),
+                Some(Credential::Verifier(_)) => {
+                    let message = "a SCRAM verifier is not enough to log in to a server";
+                    seek.report(place, At::Key, message, "write the password itself");
+                }
+                None => {}
+            }
+        }
+        for (i, node) in cluster.nodes.iter_mut().enumerate() {
+            if let Some(tls) = &mut node.tls {
+                seek.file(&mut tls.ca, key_path!["clusters", name, "nodes", i, "tls", "ca"]);
+                seek.file(&mut tls.cert, key_path!["clusters", name, "nodes", i, "tls", "cert"]);
+                seek.file(&mut tls.key, key_path!["clusters", name, "nodes", i, "tls", "key"]);
+            }
+        }
+    }
+    seek.problems
+}
+
+/// The three ways to give a password.
+struct Password<'c> {
+    text: &'c Option<Secret>,
+    file: &'c mut Option<PathBuf>,
+    env: &'c Option<String>,
+}
+
+struct Seek<'d, 't> {
+    document: &'d Document<'t>,
+    base: PathBuf,
+    problems: Vec<Problem>,
+}
+
+impl Seek<'_, '_> {
+    fn report(&mut self, path: &[Step<'_>], at: At, message: impl Into<String>, advice: &str) {
+        self.problems.push(self.document.problem(path, at, message, advice));
+    }
+
+    /// Makes a path absolute and sees whether it can be read.
+    fn file(&mut self, file: &mut Option<PathBuf>, path: &[Step<'_>]) {
+        let Some(file) = file else { return };
+        *file = self.base.join(&*file);
+        let readable = File::open(&*file).and_then(|open| open.metadata());
+        match readable {
+            Ok(metadata) if metadata.is_dir() => {
+                let message = format!("\"{}\" is a directory", file.display());
+                self.report(path, At::Value, message, "write the path of a file");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let message = format!("\"{}\" cannot be read: {error}", file.display());
+                self.report(path, At::Value, message, "");
+            }
+        }
+    }
+
+    /// The password and the key it was given by.
+    fn password(&mut self, given: Password<'_>, table: &[Step<'_>]) -> Option<(Secret, &'static str)> {
+        let written: Vec<&'static str> = [
+            given.text.as_ref().map(|_| "password"),
+            given.file.as_ref().map(|_| "password_file"),
+            given.env.as_ref().map(|_| "password_env"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if let [first, second, ..] = written.as_slice() {
+            let message = format!("the password is given twice, by \"{first}\" and by \"{second}\"");
+            self.report(&within(table, second), At::Key, message, "keep one of them");
+            return None;
+        }
+        if let Some(secret) = given.text {
+            return Some((secret.clone(), "password"));
+        }
+        if let Some(variable) = given.env {
+            return match std::env::var(variable) {
+                Ok(text) => Some((Secret::new(text), "password_env")),
+                Err(_) => {
+                    let message = format!("the environment has no variable \"{variable}\" that is text");
+                    self.report(&within(table, "password_env"), At::Value, message, "");
+                    None
+                }
+            };
+        }
+        let before = self.problems.len();
+        self.file(given.file, &within(table, "password_file"));
+        if self.problems.len() > before {
+            return None;
+        }
+        let file = given.file.as_ref()?;
+        match fs::read_to_string(file) {
+            Ok(text) => {
+                let text = Secret::new(text);
+                let line = text.reveal().lines().next().unwrap_or_default();
+                Some((Secret::new(line.to_owned()), "password_file"))
+            }
+            Err(error) => {
+                let message = format!("\"{}\" cannot be read: {error}", file.display());
+                self.report(&within(table, "password_file"), At::Value, message, "");
+                None
+            }
+        }
+    }
+
+    fn credential(&mut self, secret: Secret, path: &[Step<'_>]) -> Option<Credential> {
+        match Credential::from_secret(secret) {
+            Ok(credential) => Some(credential),
+            Err(error) => {
+                self.report(path, At::Key, error.to_string(), "");
+                None
+            }
+        }
+    }
+
+    /// The number of a group: itself, or what `/etc/group` says.
+    fn group(&mut self, group: &str, path: &[Step<'_>]) -> Option<u32> {
+        if let Ok(gid) = group.parse() {
+            return Some(gid);
+        }
+        let known = fs::read_to_string("/etc/group").unwrap_or_default();
+        let gid = known.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        });
+        if gid.is_none() {
+            let message = format!("/etc/group has no group \"{group}\"");
+            self.report(path, At::Value, message, "write a group of this machine, or its number");
+        }
+        gid
+    }
+}
+
+fn within<'a>(table: &[Step<'a>], key: &'a str) -> Vec<Step<'a>> {
+    table.iter().copied().chain([Step::Key(key)]).collect()
+}

@@ -1,0 +1,32 @@
+//! `[databases.NAME]`: the names a client may connect to.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::pool::PoolOverlay;
+use super::timeouts::TimeoutsOverlay;
+
+/// The name that stands for every database that has no table of its own.
+pub const ANY_DATABASE: &str = "*";
+
+/// A name a client may connect to. `[databases."*"]` is every other name, forwarded as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// The cluster it is in: a NAME of `[clusters.NAME]`.
+    #[schemars(extend("x-reload" = "live", "x-example" = "main"))]
+    pub cluster: String,
+
+    /// Its name there. Absent: the name the client asked for.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live", "x-example" = "app_production"))]
+    pub dbname: Option<String>,
+
+    /// Pool settings for this database, before those of `[pool]`.
+    #[serde(default)]
+    pub pool: PoolOverlay,
+
+    /// Timeouts for this database, before those of `[timeouts]`.
+    #[serde(default)]
+    pub timeouts: TimeoutsOverlay,
+}

@@ -1,0 +1,58 @@
+//! `[pool]`, and the same keys under a database and a user.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::overlay::settings_with_overlay;
+
+/// When a server connection goes back to its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolMode {
+    /// When the client disconnects.
+    Session,
+    /// When the transaction ends.
+    Transaction,
+    /// After every statement; transactions of several statements are refused.
+    Statement,
+}
+
+settings_with_overlay! {
+    /// How many server connections there are, and who may have one. A pool is one user in one database on one node.
+    struct Pool;
+    /// What differs from `[pool]` here.
+    #[schemars(extend("x-overlay-of" = "pool"))]
+    struct PoolOverlay;
+
+    everywhere {
+        /// When a server connection goes back to its pool: at the end of the session, of the transaction or of the
+        /// statement. PgBouncer: `pool_mode`.
+        #[schemars(extend("x-reload" = "live"))]
+        mode: PoolMode = PoolMode::Transaction,
+
+        /// Server connections howdah may open per node, database and user, counted over all workers. Clients beyond
+        /// it wait for `timeouts.query_wait`. It may be larger than `max_server_connections`, which then decides; all
+        /// pools of a node together should stay below its `max_connections`. PgBouncer: `default_pool_size`.
+        #[schemars(extend("x-reload" = "live", "x-unit" = "connections"), range(min = 1))]
+        size: u32 = 20,
+
+        /// Server connections over all pools: under a database those of all its users, under a user those in
+        /// all databases; in `[pool]` the default for every database. Both limits hold at once. 0 = no limit.
+        /// PgBouncer: `max_db_connections`, `max_user_connections`.
+        #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
+        max_server_connections: u32 = 0,
+
+        /// Client connections: under a database those of all its users, under a user those to all databases; in
+        /// `[pool]` the default for every database. One more is refused with SQLSTATE 53300. 0 = no limit but
+        /// `limits.max_client_connections`. PgBouncer: `max_db_client_connections`, `max_user_client_connections`.
+        #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
+        max_client_connections: u32 = 0,
+
+        /// Prepared statements kept per server connection, so that a client finds its own on whichever it gets; the
+        /// least recently used goes first. 0 = off: in the modes transaction and statement a prepared statement is
+        /// then lost with its connection. PgBouncer: `max_prepared_statements`.
+        #[schemars(extend("x-reload" = "live", "x-unit" = "statements"))]
+        prepared_statements: u32 = 200,
+    }
+    global {}
+}

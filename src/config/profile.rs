@@ -1,0 +1,101 @@
+//! What holds for one user in one database, with all overlays applied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::database::ANY_DATABASE;
+use super::file::Config;
+use super::pool::PoolMode;
+use super::timeouts::Timeouts;
+
+/// The settings of one user in one database: the user's go before the database's, those before the file's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The cluster the database is in.
+    pub cluster: Arc<str>,
+    /// The database's name there.
+    pub dbname: String,
+    /// When a server connection goes back.
+    pub mode: PoolMode,
+    /// Server connections per node for this user in this database; at least 1.
+    pub size: u32,
+    /// Prepared statements per server connection; 0 = off.
+    pub prepared_statements: u32,
+    /// How long things may take.
+    pub timeouts: ProfileTimeouts,
+    /// Server connections to this database over all users; `None` = no limit.
+    pub database_server_max: Option<u32>,
+    /// Server connections of this user over all databases; `None` = no limit.
+    pub user_server_max: Option<u32>,
+    /// Clients of this database over all users; `None` = no limit.
+    pub database_client_max: Option<u32>,
+    /// Clients of this user over all databases; `None` = no limit.
+    pub user_client_max: Option<u32>,
+}
+
+/// [`Timeouts`] for one user in one database; `None` = off. Without the two that hold for the daemon as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is described where it is configured, in Timeouts")]
+pub struct ProfileTimeouts {
+    pub query_wait: Option<Duration>,
+    pub query: Option<Duration>,
+    pub read: Option<Duration>,
+    pub write: Option<Duration>,
+    pub transaction: Option<Duration>,
+    pub idle_in_transaction: Option<Duration>,
+    pub client_idle: Option<Duration>,
+    pub server_connect: Option<Duration>,
+    pub server_lifetime: Option<Duration>,
+    pub server_idle: Option<Duration>,
+    pub server_check_delay: Option<Duration>,
+    pub cancel_wait: Option<Duration>,
+}
+
+impl From<&Timeouts> for ProfileTimeouts {
+    fn from(timeouts: &Timeouts) -> Self {
+        Self {
+            query_wait: timeouts.query_wait.limit(),
+            query: timeouts.query.limit(),
+            read: timeouts.read.limit(),
+            write: timeouts.write.limit(),
+            transaction: timeouts.transaction.limit(),
+            idle_in_transaction: timeouts.idle_in_transaction.limit(),
+            client_idle: timeouts.client_idle.limit(),
+            server_connect: timeouts.server_connect.limit(),
+            server_lifetime: timeouts.server_lifetime.limit(),
+            server_idle: timeouts.server_idle.limit(),
+            server_check_delay: timeouts.server_check_delay.limit(),
+            cancel_wait: timeouts.cancel_wait.limit(),
+        }
+    }
+}
+
+impl Config {
+    /// What holds for a user in a database; `None` when the file knows neither the database nor `"*"`.
+    #[must_use]
+    pub fn profile(&self, database: &str, user: &str) -> Option<Profile> {
+        let entry = self.databases.get(database).or_else(|| self.databases.get(ANY_DATABASE))?;
+        let user = self.users.get(user);
+        let mut pool = self.pool.overlaid(&entry.pool);
+        let mut timeouts = self.timeouts.overlaid(&entry.timeouts);
+        let (database_server_max, database_client_max) = (pool.max_server_connections, pool.max_client_connections);
+        if let Some(user) = user {
+            pool = pool.overlaid(&user.pool);
+            timeouts = timeouts.overlaid(&user.timeouts);
+        }
+        // A maximum counts over the table it is written in, so a user's stands beside the database's, not before it.
+        let limit = |max: u32| (max > 0).then_some(max);
+        Some(Profile {
+            cluster: entry.cluster.as_str().into(),
+            dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
+            mode: pool.mode,
+            size: pool.size,
+            prepared_statements: pool.prepared_statements,
+            timeouts: ProfileTimeouts::from(&timeouts),
+            database_server_max: limit(database_server_max),
+            user_server_max: user.and_then(|user| user.pool.max_server_connections).and_then(limit),
+            database_client_max: limit(database_client_max),
+            user_client_max: user.and_then(|user| user.pool.max_client_connections).and_then(limit),
+        })
+    }
+}

@@ -1,0 +1,82 @@
+//! The `tls` tables: towards clients under a listener, towards PostgreSQL under a node.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How much TLS must prove, in libpq's words (`LIBPQ-SSL-SSLMODE-STATEMENTS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// No TLS.
+    Disable,
+    /// TLS where the other side insists.
+    Allow,
+    /// TLS where the other side can.
+    #[default]
+    Prefer,
+    /// TLS or no connection; nobody's certificate is checked.
+    Require,
+    /// TLS, and the other side's certificate must come from the authority in `ca`.
+    VerifyCa,
+    /// As verify-ca; towards a node, its certificate must also name its host.
+    VerifyFull,
+}
+
+impl TlsMode {
+    /// Whether the other side's certificate must be checked.
+    #[must_use]
+    pub const fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTls {
+    /// The certificate chain in PEM format, the server's own first. Relative to the configuration file. Needed unless
+    /// the mode is disable. PgBouncer: `client_tls_cert_file`.
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "server.crt"))]
+    pub cert: Option<PathBuf>,
+
+    /// The private key of `cert`, in PEM format. PgBouncer: `client_tls_key_file`.
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "server.key"))]
+    pub key: Option<PathBuf>,
+
+    /// Authorities whose client certificates are accepted, in PEM format. Needed by verify-ca and verify-full; with a
+    /// weaker mode a client may present a certificate, and one that these authorities did not sign is refused.
+    /// PgBouncer: `client_tls_ca_file`.
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "clients.crt"))]
+    pub ca: Option<PathBuf>,
+
+    /// What a client must do. With allow and prefer it chooses, require refuses plain text, verify-ca and verify-full
+    /// also ask for a certificate that `ca` signed; whom it names is not compared, as in PgBouncer. PgBouncer:
+    /// `client_tls_sslmode`.
+    #[schemars(extend("x-reload" = "live"))]
+    pub mode: TlsMode,
+}
+
+/// TLS towards PostgreSQL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeTls {
+    /// What howdah insists on, as libpq's `sslmode`. PgBouncer: `server_tls_sslmode`.
+    #[schemars(extend("x-reload" = "live"))]
+    pub mode: TlsMode,
+
+    /// Authorities that may have signed the node's certificate, in PEM format, relative to the configuration file.
+    /// Only with verify-ca, which needs it, and verify-full, which without it trusts the authorities of the operating
+    /// system (libpq: `sslrootcert=system`).
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "root.crt"))]
+    pub ca: Option<PathBuf>,
+
+    /// The certificate with which howdah presents itself, in PEM format.
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "howdah.crt"))]
+    pub cert: Option<PathBuf>,
+
+    /// The private key of `cert`, in PEM format.
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "howdah.key"))]
+    pub key: Option<PathBuf>,
+}

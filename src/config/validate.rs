@@ -1,0 +1,214 @@
+//! What only the whole file can show: names that nobody defines, addresses used twice, files without their pair.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::address::{Address, Host, HttpAddress, NodeHost};
+use super::cluster::Node;
+use super::document::{At, Document, Step, key_path};
+use super::file::Config;
+use super::listener::{Listener, SocketMode};
+use super::problem::Problem;
+use super::suggest::nearest;
+use super::tls::{ListenerTls, NodeTls, TlsMode};
+
+/// Everything that contradicts something else in the file.
+pub(super) fn validate(config: &Config, document: &Document<'_>) -> Vec<Problem> {
+    let mut rules = Rules { document, problems: Vec::new() };
+    rules.listeners(config);
+    for (name, cluster) in &config.clusters {
+        rules.nodes(name, &cluster.nodes);
+    }
+    rules.databases(config);
+    rules.problems
+}
+
+struct Rules<'d, 't> {
+    document: &'d Document<'t>,
+    problems: Vec<Problem>,
+}
+
+impl Rules<'_, '_> {
+    fn report(&mut self, path: &[Step<'_>], at: At, message: impl Into<String>, advice: &str) {
+        self.problems.push(self.document.problem(path, at, message, advice));
+    }
+
+    fn listeners(&mut self, config: &Config) {
+        if config.listeners.is_empty() {
+            self.report(
+                key_path!["listeners"],
+                At::Value,
+                "no listener",
+                "write one, or remove the key for the default",
+            );
+        }
+        for (i, listener) in config.listeners.iter().enumerate() {
+            let earlier = config.listeners.iter().take(i).find(|other| overlap(&other.address, &listener.address));
+            if let Some(other) = earlier {
+                let message = format!("\"{}\" is taken by the listener on \"{}\"", listener.address, other.address);
+                self.report(key_path!["listeners", i, "address"], At::Value, message, "remove one of them");
+            }
+            self.socket(i, listener);
+            if let Some(tls) = &listener.tls {
+                self.listener_tls(i, listener, tls);
+            }
+        }
+        let http = match &config.http.address {
+            HttpAddress::Tcp { host, port } => Some(Address::Tcp { host: host.clone(), port: *port }),
+            HttpAddress::Unix(_) | HttpAddress::Off => None,
+        };
+        let taken = http.and_then(|http| config.listeners.iter().find(|listener| overlap(&listener.address, &http)));
+        if let Some(listener) = taken {
+            let message = format!("\"{}\" is taken by the listener on \"{}\"", config.http.address, listener.address);
+            self.report(key_path!["http", "address"], At::Value, message, "write another port, or \"off\"");
+        }
+        if let HttpAddress::Unix(file) = &config.http.address
+            && config.listeners.iter().any(|listener| listener.address.socket_path().as_ref() == Some(file))
+        {
+            let message = format!("\"{}\" is the socket of a listener", config.http.address);
+            self.report(key_path!["http", "address"], At::Value, message, "write another file");
+        }
+    }
+
+    fn socket(&mut self, i: usize, listener: &Listener) {
+        if matches!(listener.address, Address::Unix(_)) {
+            return;
+        }
+        for key in ["socket_mode", "socket_group"] {
+            let path = key_path!["listeners", i, key];
+            // The default says nothing; the reference file writes it out.
+            let said = key != "socket_mode" || listener.socket_mode != SocketMode::default();
+            if said && self.document.has(path) {
+                let message = format!("\"{}\" is no Unix socket", listener.address);
+                self.report(path, At::Key, message, "remove the key, or listen on \"unix:/dir\"");
+            }
+        }
+    }
+
+    fn listener_tls(&mut self, i: usize, listener: &Listener, tls: &ListenerTls) {
+        let table = key_path!["listeners", i, "tls"];
+        if matches!(listener.address, Address::Unix(_)) {
+            return self.report(table, At::Key, "a Unix socket has no TLS", "remove the key");
+        }
+        self.pair(table, tls.cert.is_some(), tls.key.is_some());
+        if tls.mode == TlsMode::Disable {
+            return;
+        }
+        let mode = mode_name(tls.mode);
+        if tls.cert.is_none() && tls.key.is_none() {
+            let message = format!("mode \"{mode}\" needs a certificate");
+            self.report(table, At::Key, message, "write \"cert\" and \"key\", or mode = \"disable\"");
+        }
+        if tls.mode.verifies() && tls.ca.is_none() {
+            let message = format!("mode \"{mode}\" needs to know which client certificates to accept");
+            self.report(key_path!["listeners", i, "tls", "mode"], At::Value, message, "write \"ca\" too");
+        }
+    }
+
+    fn pair(&mut self, table: &[Step<'_>], cert: bool, key: bool) {
+        match (cert, key) {
+            (true, false) => self.report(table, At::Key, "\"cert\" without \"key\"", "write both"),
+            (false, true) => self.report(table, At::Key, "\"key\" without \"cert\"", "write both"),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    fn nodes(&mut self, cluster: &str, nodes: &[Node]) {
+        if nodes.is_empty() {
+            let advice = format!("write [[clusters.{}.nodes]] with name and host", super::document::toml_key(cluster));
+            self.report(key_path!["clusters", cluster], At::Key, "the cluster has no nodes", &advice);
+        }
+        let mut names = BTreeSet::new();
+        let mut places: Vec<(&NodeHost, u16)> = Vec::new();
+        for (i, node) in nodes.iter().enumerate() {
+            if !names.insert(&node.name) {
+                let message = format!("there is another node \"{}\" in this cluster", node.name);
+                self.report(
+                    key_path!["clusters", cluster, "nodes", i, "name"],
+                    At::Value,
+                    message,
+                    "write another name",
+                );
+            }
+            let place = (&node.host, node.port);
+            if places.contains(&place) {
+                let message = format!("there is another node at \"{}\", port {}", node.host, node.port);
+                self.report(
+                    key_path!["clusters", cluster, "nodes", i, "host"],
+                    At::Value,
+                    message,
+                    "remove one of them",
+                );
+            }
+            places.push(place);
+            if let Some(tls) = &node.tls {
+                self.node_tls(key_path!["clusters", cluster, "nodes", i, "tls"], node, tls);
+            }
+        }
+    }
+
+    fn node_tls(&mut self, table: &[Step<'_>], node: &Node, tls: &NodeTls) {
+        if matches!(node.host, NodeHost::SocketDirectory(_)) {
+            return self.report(table, At::Key, "a Unix socket has no TLS", "remove the key");
+        }
+        self.pair(table, tls.cert.is_some(), tls.key.is_some());
+        let mode = mode_name(tls.mode);
+        if tls.mode == TlsMode::VerifyCa && tls.ca.is_none() {
+            // With the authorities of the operating system anybody could get a certificate that passes.
+            let message = "mode \"verify-ca\" needs to know which authority to trust";
+            self.report(table, At::Key, message, "write \"ca\", or mode = \"verify-full\"");
+        }
+        if tls.ca.is_some() && !tls.mode.verifies() {
+            // Somebody who writes a ca believes that it is used.
+            let message = format!("\"ca\" is not used with mode \"{mode}\"");
+            self.report(table, At::Key, message, "write mode = \"verify-full\", or remove \"ca\"");
+        }
+    }
+
+    fn databases(&mut self, config: &Config) {
+        for (name, database) in &config.databases {
+            if config.clusters.contains_key(&database.cluster) {
+                continue;
+            }
+            let known = || config.clusters.keys().map(String::as_str);
+            let advice = match nearest(&database.cluster, known()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None if config.clusters.is_empty() => format!("write [clusters.{}]", database.cluster),
+                None => format!("the clusters are: {}", known().collect::<Vec<_>>().join(", ")),
+            };
+            let message = format!("there is no cluster \"{}\"", database.cluster);
+            self.report(key_path!["databases", name, "cluster"], At::Value, message, &advice);
+        }
+    }
+}
+
+/// Whether the kernel would refuse the second: the same place, or the same port on every interface and on one.
+fn overlap(a: &Address, b: &Address) -> bool {
+    match (a, b) {
+        (Address::Unix(a), Address::Unix(b)) => a == b,
+        (Address::Tcp { host: a_host, port: a_port }, Address::Tcp { host: b_host, port: b_port }) => {
+            // Port 0 is another one each time.
+            a_port == b_port && *a_port != 0 && (a_host == b_host || covers(a_host, b_host) || covers(b_host, a_host))
+        }
+        (Address::Unix(_), Address::Tcp { .. }) | (Address::Tcp { .. }, Address::Unix(_)) => false,
+    }
+}
+
+fn covers(all: &Host, one: &Host) -> bool {
+    match (all, one) {
+        (Host::Ip(IpAddr::V4(all)), Host::Ip(IpAddr::V4(_))) => all.is_unspecified(),
+        (Host::Ip(IpAddr::V6(all)), Host::Ip(IpAddr::V6(_))) => all.is_unspecified(),
+        _ => false,
+    }
+}
+
+fn mode_name(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Disable => "disable",
+        TlsMode::Allow => "allow",
+        TlsMode::Prefer => "prefer",
+        TlsMode::Require => "require",
+        TlsMode::VerifyCa => "verify-ca",
+        TlsMode::VerifyFull => "verify-full",
+    }
+}

@@ -1,0 +1,71 @@
+//! The generated files say what the structs say.
+//!
+//! `make docs` runs this with `HOWDAH_WRITE_DOCS=1`, which writes the files instead of comparing them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+
+use howdah::config::{load, parse, render_docs, render_reference};
+
+fn in_tree(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn is_current(path: &str, rendered: &str) {
+    let file = in_tree(path);
+    if std::env::var_os("HOWDAH_WRITE_DOCS").is_some() {
+        std::fs::write(&file, rendered).expect("the generated files can be written");
+        return;
+    }
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    let differs = written.lines().zip(rendered.lines()).position(|(a, b)| a != b);
+    assert!(written == rendered, "{path} differs from src/config (first in line {differs:?}, from 0): run make docs");
+}
+
+#[test]
+fn the_reference_file_is_what_the_structs_say() {
+    is_current("config/howdah.reference.toml", &render_reference());
+}
+
+#[test]
+fn the_documentation_is_what_the_structs_say() {
+    is_current("docs/configuration.md", &render_docs());
+}
+
+#[test]
+fn the_reference_file_loads_and_sets_nothing_but_defaults() {
+    let path = Path::new("howdah.reference.toml");
+    let reference = parse(path, &render_reference()).unwrap_or_else(|problems| panic!("{problems}"));
+    let empty = parse(path, "").unwrap();
+    assert_eq!(reference.limits, empty.limits);
+    assert_eq!(reference.listeners.len(), 1);
+    assert_eq!(reference.listeners.first().map(|l| &l.address), empty.listeners.first().map(|l| &l.address));
+    assert_eq!(reference.pool, empty.pool);
+    assert_eq!(reference.timeouts, empty.timeouts);
+    assert_eq!(reference.auth, empty.auth);
+    assert_eq!(reference.http, empty.http);
+    assert_eq!(reference.log, empty.log);
+}
+
+#[test]
+fn what_the_reference_file_shows_in_comments_is_known_too() {
+    let example = |line: &str| {
+        let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+        key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then(|| line.replacen("# ", "", 1))
+    };
+    let text = render_reference();
+    let uncommented: Vec<String> = text.lines().map(|line| example(line).unwrap_or_else(|| line.to_owned())).collect();
+    let problems = parse(Path::new("howdah.reference.toml"), &uncommented.join("\n")).expect_err("no such files");
+    for problem in problems.iter() {
+        // Known keys and right values; only the files of the examples do not exist, and passwords are there thrice.
+        let expected = ["cannot be read", "given twice", "no group", "is no Unix socket"];
+        assert!(expected.iter().any(|text| problem.message.contains(text)), "{problem}");
+    }
+}
+
+#[test]
+fn the_example_file_loads() {
+    let config = load(&in_tree("config/howdah.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.profile("anything", "anybody").is_some());
+}
