@@ -1,2 +1,487 @@
-//! Pools.
+//! Lends server connections to clients and takes them back: one pool per (node, database, user), over all workers.
+//!
+//! Not here: who is primary (`topology`), how a connection logs in (`server`), which node to use (`session`). The
+//! numbers are [`accounting`]'s; this file is the lock around them, the dialling and the closing.
+//!
+//! Invariant: `connecting + idle + lent + closing <= size`, over all workers: raised before the dial, lowered after the
+//! server has seen the close. A dial belongs to the pool, not to the client that caused it.
+
 pub mod accounting;
+pub mod budget;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+
+use self::accounting::{Accounting, Checkout, Counts, Release, Ticket};
+use self::budget::Budgets;
+use super::client::ClientHandle;
+use super::error::ClientError;
+use super::server::connect::{self, DialError};
+use super::server::{Endpoint, Server};
+use super::session::settings::Reported;
+use super::worker::Worker;
+use crate::config::Profile;
+use crate::protocol::messages;
+
+/// The pause after a first failed dial; it doubles up to [`REST_MAX`]. PgBouncer: `server_login_retry` (15 s, flat).
+const REST_MIN: Duration = Duration::from_millis(50);
+/// The longest pause between dials while clients wait.
+const REST_MAX: Duration = Duration::from_secs(1);
+/// How long a server may take to hang up after Terminate before its place is given on.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// What a pool is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// The cluster.
+    pub cluster: Arc<str>,
+    /// The node.
+    pub node: Arc<str>,
+    /// The database's name in the configuration's eyes: what the client asked for.
+    pub database: Arc<str>,
+    /// The user.
+    pub user: Arc<str>,
+}
+
+/// Timeouts and limits of a pool, replaced as a whole at reload.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// The database's name on the server.
+    pub dbname: String,
+    /// Server connections at most.
+    pub size: u32,
+    /// `timeouts.server_connect`.
+    pub server_connect: Option<Duration>,
+    /// `timeouts.server_lifetime`.
+    pub server_lifetime: Option<Duration>,
+    /// `timeouts.server_idle`.
+    pub server_idle: Option<Duration>,
+    /// `timeouts.server_check_delay`.
+    pub server_check_delay: Option<Duration>,
+    /// `timeouts.cancel_wait`.
+    pub cancel_wait: Option<Duration>,
+}
+
+impl From<&Profile> for PoolSettings {
+    fn from(profile: &Profile) -> Self {
+        let timeouts = &profile.timeouts;
+        Self {
+            dbname: profile.dbname.clone(),
+            size: profile.size,
+            server_connect: timeouts.server_connect,
+            server_lifetime: timeouts.server_lifetime,
+            server_idle: timeouts.server_idle,
+            server_check_delay: timeouts.server_check_delay,
+            cancel_wait: timeouts.cancel_wait,
+        }
+    }
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// What it is for.
+    pub key: PoolKey,
+    settings: ArcSwap<PoolSettings>,
+    endpoint: ArcSwap<Endpoint>,
+    budgets: Budgets,
+    books: Mutex<Accounting<Box<Server>, Arc<ClientHandle>>>,
+    /// What a server of this pool reports at login.
+    welcome: ArcSwapOption<Reported>,
+    /// Why the last dial failed, until one succeeds.
+    trouble: Mutex<Option<DialError>>,
+    /// Nobody should use it any more: its node is not the primary, or gone from the configuration.
+    retired: AtomicBool,
+    transactions: AtomicU64,
+    desyncs: AtomicU64,
+}
+
+/// A way out of [`Pool::checkout`].
+#[derive(Debug)]
+pub enum Lent {
+    /// A server, at once.
+    Server(Box<Server>),
+    /// A place in the queue; the server comes through the client's handle.
+    Queued(Ticket),
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(
+        key: PoolKey,
+        settings: PoolSettings,
+        endpoint: Arc<Endpoint>,
+        budgets: Budgets,
+        workers: usize,
+    ) -> Self {
+        Self {
+            key,
+            books: Mutex::new(Accounting::new(settings.size, workers)),
+            settings: ArcSwap::from_pointee(settings),
+            endpoint: ArcSwap::new(endpoint),
+            budgets,
+            welcome: ArcSwapOption::empty(),
+            trouble: Mutex::default(),
+            retired: AtomicBool::new(false),
+            transactions: AtomicU64::new(0),
+            desyncs: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes over a new configuration.
+    pub fn reload(&self, settings: PoolSettings, endpoint: Arc<Endpoint>) {
+        self.books.lock().set_limit(settings.size);
+        self.settings.store(Arc::new(settings));
+        self.endpoint.store(endpoint);
+    }
+
+    /// Whether it should be used.
+    pub fn set_retired(&self, retired: bool) {
+        self.retired.store(retired, Ordering::Release);
+    }
+
+    /// The limits it is under.
+    #[must_use]
+    pub const fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    /// Its numbers.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.books.lock().counts()
+    }
+
+    /// Server connections at most.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.books.lock().limit()
+    }
+
+    /// Times a server was given back settled.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        self.transactions.load(Ordering::Relaxed)
+    }
+
+    /// Servers that said something nobody had asked for.
+    #[must_use]
+    pub fn desyncs(&self) -> u64 {
+        self.desyncs.load(Ordering::Relaxed)
+    }
+
+    /// Counts one; see [`Self::desyncs`].
+    pub fn count_desync(&self) {
+        self.desyncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What its servers report at login, once one has logged in.
+    #[must_use]
+    pub fn welcome(&self) -> Option<Arc<Reported>> {
+        self.welcome.load_full()
+    }
+
+    /// Why dialling fails, if it does.
+    #[must_use]
+    pub fn trouble(&self) -> Option<DialError> {
+        self.trouble.lock().clone()
+    }
+
+    /// `timeouts.server_check_delay`: after how much idling a server is asked whether it is still there.
+    #[must_use]
+    pub fn wants_check(&self, server: &Server) -> bool {
+        self.settings.load().server_check_delay.is_some_and(|delay| server.idle_since.elapsed() >= delay)
+    }
+
+    /// `timeouts.cancel_wait`, with a bound even when it is off: a server must come to rest some time.
+    #[must_use]
+    pub fn cancel_wait(&self) -> Duration {
+        self.settings.load().cancel_wait.unwrap_or(Duration::from_secs(600))
+    }
+
+    fn oldest_us(&self) -> Option<u64> {
+        self.books.lock().oldest_us()
+    }
+
+    /// Whether clients wait.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.books.lock().waiting() > 0
+    }
+
+    /// Lends an idle server or queues the client.
+    pub fn checkout(self: &Arc<Self>, worker: &Rc<Worker>, client: &Arc<ClientHandle>) -> Lent {
+        loop {
+            let mut books = self.books.lock();
+            let now_us = worker.shared.now_us();
+            let checkout = books.checkout(
+                worker.id,
+                now_us,
+                || self.budgets.take(),
+                |ticket| {
+                    client.begin_wait(ticket);
+                    Arc::clone(client)
+                },
+            );
+            let refused = books.wants_to_dial();
+            drop(books);
+            let (mut server, moved) = match checkout {
+                Checkout::Own(server) => (server, false),
+                Checkout::Moved(server) => (server, true),
+                Checkout::Queued { ticket, dial } => {
+                    if dial {
+                        self.dial(worker);
+                    } else if refused {
+                        self.starve(worker);
+                    }
+                    return Lent::Queued(ticket);
+                }
+            };
+            if server.is_silent() && !self.is_outdated(&server) && (!moved || server.stream.detach().is_ok()) {
+                return Lent::Server(server);
+            }
+            self.discard(worker, server);
+        }
+    }
+
+    /// Leaves the queue. Whatever was granted meanwhile is given on.
+    pub fn leave(self: &Arc<Self>, worker: &Rc<Worker>, client: &ClientHandle, ticket: Ticket) {
+        self.books.lock().leave(worker.id, ticket);
+        if let Some(server) = client.end_wait() {
+            self.pass_on(worker, server);
+        }
+    }
+
+    /// Takes back a server whose every reply has come, at ReadyForQuery `I`. Anything else is a [`Self::discard`].
+    pub fn give_back(self: &Arc<Self>, worker: &Rc<Worker>, mut server: Box<Server>) {
+        self.transactions.fetch_add(1, Ordering::Relaxed);
+        if server.identity.is_being_cancelled() {
+            return self.wait_for_cancels(worker, server);
+        }
+        server.idle_since = Instant::now();
+        self.pass_on(worker, server);
+    }
+
+    /// A cancel that names the server must not meet the next client's statement.
+    fn wait_for_cancels(self: &Arc<Self>, worker: &Rc<Worker>, mut server: Box<Server>) {
+        let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
+        tokio::task::spawn_local(async move {
+            let waited = tokio::time::timeout(pool.cancel_wait(), server.identity.cancels_over()).await;
+            if waited.is_err() {
+                return pool.discard(&worker, server);
+            }
+            server.idle_since = Instant::now();
+            pool.pass_on(&worker, server);
+        });
+    }
+
+    /// Gives a settled server to whoever is next, or keeps it, or closes it.
+    fn pass_on(self: &Arc<Self>, worker: &Rc<Worker>, mut server: Box<Server>) {
+        if server.identity.is_tainted()
+            || self.is_outdated(&server)
+            || self.budgets.is_pressed(|| self.books.lock().oldest_us())
+        {
+            return self.discard(worker, server);
+        }
+        loop {
+            let release = self.books.lock().release(worker.id, server);
+            let Some(refused) = self.hand_over(worker, release) else { return };
+            server = refused;
+        }
+    }
+
+    /// Carries out what the books decided; a server comes back when its receiver has gone.
+    fn hand_over(
+        self: &Arc<Self>,
+        worker: &Rc<Worker>,
+        release: Release<Box<Server>, Arc<ClientHandle>>,
+    ) -> Option<Box<Server>> {
+        match release {
+            Release::Kept => None,
+            Release::Close(server) => {
+                self.discard(worker, server);
+                None
+            }
+            Release::Grant { mut server, ticket, waiter, moved } => {
+                if moved && server.stream.detach().is_err() {
+                    self.discard(worker, server);
+                    // somebody else's turn was taken for it: the place it frees goes to those who wait
+                    waiter.refuse(ticket, ClientError::Internal("a server was lost between two workers"));
+                    return None;
+                }
+                waiter.grant(ticket, server).err()
+            }
+        }
+    }
+
+    /// Closes a server that must not be used again; its place is free when the server has hung up.
+    pub fn discard(self: &Arc<Self>, worker: &Rc<Worker>, mut server: Box<Server>) {
+        let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
+        tokio::task::spawn_local(async move {
+            let goodbye = async {
+                if server.out.is_none() && server.stream.write_all(&messages::TERMINATE).await.is_err() {
+                    return;
+                }
+                let mut rest = crate::net::buffer::lend();
+                while server.stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+            };
+            let _ = tokio::time::timeout(CLOSE_MAX, goodbye).await;
+            drop(server);
+            pool.closed(&worker);
+        });
+    }
+
+    /// A connection is gone, or a dial was given up: the place is free.
+    fn closed(self: &Arc<Self>, worker: &Rc<Worker>) {
+        self.books.lock().closed();
+        self.place_freed(worker);
+    }
+
+    fn place_freed(self: &Arc<Self>, worker: &Rc<Worker>) {
+        for starved in self.budgets.give_back() {
+            starved.dial_for_waiters(worker);
+        }
+        self.dial_for_waiters(worker);
+    }
+
+    fn dial_for_waiters(self: &Arc<Self>, worker: &Rc<Worker>) {
+        let mut books = self.books.lock();
+        while books.dial(|| self.budgets.take()) {
+            self.dial(worker);
+        }
+        let refused = books.wants_to_dial();
+        drop(books);
+        if refused {
+            self.starve(worker);
+        }
+    }
+
+    /// Somebody waits and a limit above the pool refuses: another pool under it gives up an idle connection.
+    fn starve(self: &Arc<Self>, worker: &Rc<Worker>) {
+        self.budgets.press(self);
+        for other in worker.shared.pools.all() {
+            if !Arc::ptr_eq(&other, self) && other.budgets.shares_with(&self.budgets) {
+                let idle = other.books.lock().take_oldest_idle();
+                if let Some(mut server) = idle {
+                    // it may be registered with another worker's reactor
+                    let _ = server.stream.detach();
+                    return other.discard(worker, server);
+                }
+            }
+        }
+    }
+
+    /// Opens a connection that the books count already.
+    fn dial(self: &Arc<Self>, worker: &Rc<Worker>) {
+        let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
+        tokio::task::spawn_local(async move {
+            let mut rest = REST_MIN;
+            loop {
+                let endpoint = pool.endpoint.load_full();
+                let settings = pool.settings.load_full();
+                let shared = &worker.shared;
+                let credential = shared.credential(&pool.key.cluster, &pool.key.user);
+                let dialled = Box::pin(connect::connect(
+                    &endpoint,
+                    &pool.key.user,
+                    &settings.dbname,
+                    &credential,
+                    &shared.reported,
+                    &shared.neutral,
+                    settings.server_connect,
+                ))
+                .await;
+                let error = match dialled {
+                    Ok(server) => return pool.arrived(&worker, Box::new(server)),
+                    Err(error) => error,
+                };
+                let first = pool.trouble.lock().replace(error.clone()).as_ref() != Some(&error);
+                if first {
+                    let (node, user, database) = (&*pool.key.node, &*pool.key.user, &*pool.key.database);
+                    tracing::warn!(node, user, database, address = endpoint.address(), %error, "server login failed");
+                }
+                pool.books.lock().dial_failed();
+                for starved in pool.budgets.give_back() {
+                    starved.dial_for_waiters(&worker);
+                }
+                if error.is_final() {
+                    pool.dismiss(&error);
+                    return pool.books.lock().rested();
+                }
+                tokio::time::sleep(rest).await;
+                rest = (rest * 2).min(REST_MAX);
+                let mut books = pool.books.lock();
+                books.rested();
+                if !books.dial(|| pool.budgets.take()) {
+                    let refused = books.wants_to_dial();
+                    drop(books);
+                    if refused {
+                        pool.starve(&worker);
+                    }
+                    return;
+                }
+            }
+        });
+    }
+
+    /// A dial has succeeded.
+    fn arrived(self: &Arc<Self>, worker: &Rc<Worker>, server: Box<Server>) {
+        if self.trouble.lock().take().is_some() {
+            let (node, user, database) = (&*self.key.node, &*self.key.user, &*self.key.database);
+            tracing::info!(node, user, database, "server login works again");
+        }
+        self.welcome.store(Some(Arc::clone(&server.reported)));
+        let release = self.books.lock().dialled(worker.id, server);
+        if let Some(refused) = self.hand_over(worker, release) {
+            self.pass_on(worker, refused);
+        }
+        // more may wait than there are dials under way
+        self.dial_for_waiters(worker);
+    }
+
+    /// Nobody who waits can be served.
+    fn dismiss(&self, error: &DialError) {
+        let dismissed: Vec<_> = self.books.lock().dismiss().collect();
+        let error = match error {
+            DialError::Refused(fields) => ClientError::ServerRefused(fields.clone()),
+            other => ClientError::ServerUnreachable(other.to_string()),
+        };
+        for (ticket, client) in dismissed {
+            client.refuse(ticket, error.clone());
+        }
+    }
+
+    /// Whether a settled server should not be used again: too old, or of a place that is not this pool's any more.
+    fn is_outdated(&self, server: &Server) -> bool {
+        let old = |lifetime: Duration| server.born.elapsed() >= lifetime;
+        self.retired.load(Ordering::Acquire)
+            || self.settings.load().server_lifetime.is_some_and(old)
+            || !self.endpoint.load().same_place(&server.identity.endpoint)
+    }
+
+    /// Looks after the idle servers of a worker: those that hung up, grew old, or idle too long are closed.
+    pub fn sweep(self: &Arc<Self>, worker: &Rc<Worker>) {
+        let idle = self.settings.load().server_idle;
+        let swept = self.books.lock().take_idle(worker.id, |server| {
+            self.is_outdated(server)
+                || idle.is_some_and(|idle| server.idle_since.elapsed() >= idle)
+                || !server.is_silent()
+        });
+        for server in swept {
+            self.discard(worker, server);
+        }
+    }
+
+    /// Whether it holds nothing and nobody wants it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let counts = self.counts();
+        counts.open == 0 && counts.waiting == 0
+    }
+}

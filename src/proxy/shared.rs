@@ -1,0 +1,373 @@
+//! What all workers share: the running configuration, the pools, who is connected, and what cancels look up.
+//!
+//! A worker that is busy with its own clients touches of this only the pool it borrows from; everything else is for
+//! logins, cancels and reloads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::cancel::Cancels;
+use super::census::Census;
+use super::pool::budget::{Budget, Budgets};
+use super::pool::{Pool, PoolKey, PoolSettings};
+use super::server::Endpoint;
+use super::server::connect::{ServerCredential, ServerPassword};
+use super::session::settings::{Interner, Reported, Settings};
+use super::statements::Registry;
+use crate::catalog::verifiers::{RoleSecret, Verifiers};
+use crate::config::{Config, Credential, Profile};
+use crate::net::tls::{ClientTls, ServerTls, SslMode, TlsError, client_config, server_config};
+use crate::protocol::scram::{Keys, Verifier};
+use crate::topology::Board;
+
+/// The configuration in force, and what was made of it once.
+#[derive(Debug)]
+pub struct Running {
+    /// The file.
+    pub config: Config,
+    /// By cluster and node.
+    pub endpoints: HashMap<(Arc<str>, Arc<str>), Arc<Endpoint>>,
+    /// TLS of each listener, in the file's order.
+    pub listener_tls: Vec<Option<ListenerTls>>,
+    /// What logs in to servers for users whose password is in the file.
+    server_credentials: HashMap<String, ServerCredential>,
+    /// What checks the proofs of users whose password or verifier is in the file; derived at first use.
+    verifiers: Mutex<HashMap<String, Verifier>>,
+}
+
+/// TLS on a listener.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// The certificate and its key.
+    pub tls: ServerTls,
+    /// What is asked of clients.
+    pub mode: SslMode,
+}
+
+impl Running {
+    /// Makes what the configuration needs made: certificates are read here.
+    ///
+    /// # Errors
+    /// [`TlsError`], which names the file.
+    pub fn new(config: Config) -> Result<Self, TlsError> {
+        let mut endpoints = HashMap::new();
+        for (cluster, entry) in &config.clusters {
+            for node in &entry.nodes {
+                let tls = match &node.tls {
+                    Some(tls) => {
+                        client_config(tls.mode.into(), tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())?
+                    }
+                    None => client_config(SslMode::Prefer, None, None, None)?,
+                };
+                let endpoint = Endpoint {
+                    node: node.name.as_str().into(),
+                    host: node.host.to_string().into(),
+                    port: node.port,
+                    tls,
+                };
+                endpoints.insert((cluster.as_str().into(), node.name.as_str().into()), Arc::new(endpoint));
+            }
+        }
+        let mut listener_tls = Vec::new();
+        for listener in &config.listeners {
+            listener_tls.push(match &listener.tls {
+                Some(tls) if SslMode::from(tls.mode) != SslMode::Disable => match (&tls.cert, &tls.key) {
+                    (Some(cert), Some(key)) => {
+                        let mode = SslMode::from(tls.mode);
+                        let verifies = mode >= SslMode::VerifyCa;
+                        Some(ListenerTls { tls: server_config(cert, key, tls.ca.as_deref(), verifies)?, mode })
+                    }
+                    _ => None,
+                },
+                _ => None,
+            });
+        }
+        let server_credentials = config.users.iter().filter_map(|(name, user)| match &user.credential {
+            Some(Credential::Password(password)) => {
+                let password = Arc::new(ServerPassword::new(password.clone()));
+                Some((name.clone(), ServerCredential::Password(password)))
+            }
+            Some(Credential::Verifier(_)) | None => None,
+        });
+        Ok(Self {
+            server_credentials: server_credentials.collect(),
+            endpoints,
+            listener_tls,
+            verifiers: Mutex::default(),
+            config,
+        })
+    }
+
+    /// How to speak TLS to a node.
+    #[must_use]
+    pub fn node_tls(&self, cluster: &str, node: &str) -> Option<ClientTls> {
+        self.endpoints.get(&(cluster.into(), node.into())).and_then(|endpoint| endpoint.tls.clone())
+    }
+
+    /// What checks the proof of a user whose password is in the file.
+    fn verifier(&self, user: &str) -> Option<Verifier> {
+        let credential = self.config.users.get(user)?.credential.as_ref()?;
+        let mut made = self.verifiers.lock();
+        if let Some(verifier) = made.get(user) {
+            return Some(verifier.clone());
+        }
+        let verifier = match credential {
+            Credential::Password(password) => {
+                let salt: [u8; 16] = rand::random();
+                Verifier::from_password(password.reveal().as_bytes(), &salt, crate::protocol::scram::ITERATIONS_DEFAULT)
+            }
+            Credential::Verifier(stored) => Verifier {
+                iterations: stored.iterations,
+                salt: stored.salt.clone(),
+                stored_key: *stored.stored_key,
+                server_key: *stored.server_key,
+            },
+        };
+        made.insert(user.to_owned(), verifier.clone());
+        Some(verifier)
+    }
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    running: ArcSwap<Running>,
+    generation: AtomicU64,
+    /// Who is primary.
+    pub board: Arc<Board>,
+    /// What the clusters say of passwords.
+    pub catalog: Arc<Verifiers>,
+    /// All pools.
+    pub pools: Pools,
+    /// Who is connected.
+    pub census: Census,
+    /// What cancels look up.
+    pub cancels: Cancels,
+    /// All statements.
+    pub statements: Registry,
+    /// All clients' settings.
+    pub settings: Interner<Settings>,
+    /// All that servers report.
+    pub reported: Interner<Reported>,
+    /// Nothing set.
+    pub neutral: Arc<Settings>,
+    /// What clients' proofs have shown, by cluster and user.
+    keyring: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<Keys>>>,
+    /// Makes the challenges for users who do not exist.
+    secret: [u8; 32],
+    started: Instant,
+    last_client: AtomicU64,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+impl Shared {
+    /// Everything empty.
+    #[must_use]
+    pub fn new(running: Running, board: Arc<Board>, catalog: Arc<Verifiers>, workers: usize) -> Self {
+        let settings = Interner::default();
+        Self {
+            running: ArcSwap::from_pointee(running),
+            generation: AtomicU64::new(1),
+            board,
+            catalog,
+            pools: Pools::new(workers),
+            census: Census::default(),
+            cancels: Cancels::default(),
+            statements: Registry::default(),
+            neutral: settings.intern(Settings::default()),
+            settings,
+            reported: Interner::default(),
+            keyring: Mutex::default(),
+            secret: rand::random(),
+            started: Instant::now(),
+            last_client: AtomicU64::new(0),
+            workers,
+        }
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn running(&self) -> Arc<Running> {
+        self.running.load_full()
+    }
+
+    /// Grows with every reload.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts another configuration in force: pools follow at once, sessions at their next request.
+    pub fn reload(&self, running: Running) {
+        self.running.store(Arc::new(running));
+        let running = self.running.load();
+        self.pools.reload(&running);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Microseconds since the start.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Milliseconds since the start.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.now_us() / 1_000
+    }
+
+    /// A number no other client has.
+    #[must_use]
+    pub fn next_client(&self) -> u64 {
+        self.last_client.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// What checks a user's proof; a made-up one, which nothing fits, when there is no such user or no SCRAM password.
+    /// The second says whether it is real.
+    #[must_use]
+    pub fn verifier(&self, cluster: Option<&str>, user: &str) -> (Verifier, bool) {
+        if let Some(verifier) = self.running.load().verifier(user) {
+            return (verifier, true);
+        }
+        let stored = cluster.and_then(|cluster| self.catalog.lookup(cluster, user));
+        if let Some(RoleSecret::Scram(text)) = stored
+            && let Ok(verifier) = text.parse()
+        {
+            return (verifier, true);
+        }
+        (Verifier::mock(user.as_bytes(), &self.secret), false)
+    }
+
+    /// Remembers what a client's proof has shown.
+    pub fn remember_keys(&self, cluster: &Arc<str>, user: &Arc<str>, keys: Keys) {
+        let mut keyring = self.keyring.lock();
+        let key = (Arc::clone(cluster), Arc::clone(user));
+        if keyring.get(&key).is_none_or(|known| **known != keys) {
+            keyring.insert(key, Arc::new(keys));
+        }
+    }
+
+    /// What logs a user in to the servers of a cluster.
+    #[must_use]
+    pub fn credential(&self, cluster: &Arc<str>, user: &Arc<str>) -> ServerCredential {
+        if let Some(credential) = self.running.load().server_credentials.get(&**user) {
+            return credential.clone();
+        }
+        if let Some(keys) = self.keyring.lock().get(&(Arc::clone(cluster), Arc::clone(user))) {
+            return ServerCredential::Keys(Arc::clone(keys));
+        }
+        match self.catalog.lookup(cluster, user) {
+            Some(RoleSecret::Md5(hash)) => ServerCredential::Md5(hash),
+            _ => ServerCredential::None,
+        }
+    }
+
+    /// The pool a session borrows from now, or why there is none.
+    ///
+    /// # Errors
+    /// For people: which cluster has no primary.
+    pub fn route(&self, profile: &Profile, database: &Arc<str>, user: &Arc<str>) -> Result<Arc<Pool>, String> {
+        let topology = self.board.read();
+        let primary = topology.clusters.get(&profile.cluster).and_then(|view| view.primary.clone());
+        let running = self.running.load();
+        let endpoint = primary.as_ref().and_then(|node| running.endpoints.get(&(Arc::clone(&profile.cluster), Arc::clone(node))));
+        let (Some(node), Some(endpoint)) = (primary.clone(), endpoint) else {
+            return Err(format!("cluster \"{}\" has no primary", profile.cluster));
+        };
+        let key = PoolKey {
+            cluster: Arc::clone(&profile.cluster),
+            node,
+            database: Arc::clone(database),
+            user: Arc::clone(user),
+        };
+        Ok(self.pools.pool(key, profile, endpoint))
+    }
+
+    /// Takes pools of nodes that are not primary out of use, and forgets those that are empty.
+    pub fn tidy_pools(&self) {
+        let topology = self.board.read();
+        self.pools.tidy(|key| {
+            topology.clusters.get(&key.cluster).is_some_and(|view| view.primary.as_ref() == Some(&key.node))
+        });
+    }
+}
+
+/// All pools, and the limits above them.
+#[derive(Debug)]
+pub struct Pools {
+    workers: AtomicUsize,
+    by_key: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    databases: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
+    users: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
+}
+
+impl Pools {
+    fn new(workers: usize) -> Self {
+        Self {
+            workers: AtomicUsize::new(workers),
+            by_key: Mutex::default(),
+            databases: Mutex::default(),
+            users: Mutex::default(),
+        }
+    }
+
+    /// The pool for `key`, made if it is the first time.
+    fn pool(&self, key: PoolKey, profile: &Profile, endpoint: &Arc<Endpoint>) -> Arc<Pool> {
+        let mut by_key = self.by_key.lock();
+        if let Some(pool) = by_key.get(&key) {
+            pool.set_retired(false);
+            return Arc::clone(pool);
+        }
+        let budget = |all: &Mutex<BTreeMap<Arc<str>, Arc<Budget>>>, name: &Arc<str>, max| {
+            let mut all = all.lock();
+            Arc::clone(all.entry(Arc::clone(name)).or_insert_with(|| Arc::new(Budget::new(max))))
+        };
+        let budgets = Budgets {
+            database: budget(&self.databases, &key.database, profile.database_server_max),
+            user: budget(&self.users, &key.user, profile.user_server_max),
+        };
+        let workers = self.workers.load(Ordering::Relaxed);
+        let pool = Pool::new(key.clone(), PoolSettings::from(profile), Arc::clone(endpoint), budgets, workers);
+        let pool = Arc::new(pool);
+        by_key.insert(key, Arc::clone(&pool));
+        pool
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.by_key.lock().values().cloned().collect()
+    }
+
+    fn reload(&self, running: &Running) {
+        for pool in self.all() {
+            let key = &pool.key;
+            let endpoint = running.endpoints.get(&(Arc::clone(&key.cluster), Arc::clone(&key.node)));
+            let profile = running.config.profile(&key.database, &key.user);
+            match (profile, endpoint) {
+                (Some(profile), Some(endpoint)) if profile.cluster == key.cluster => {
+                    pool.budgets().database.set_max(profile.database_server_max);
+                    pool.budgets().user.set_max(profile.user_server_max);
+                    pool.reload(PoolSettings::from(&profile), Arc::clone(endpoint));
+                }
+                _ => pool.set_retired(true),
+            }
+        }
+    }
+
+    fn tidy(&self, in_use: impl Fn(&PoolKey) -> bool) {
+        let mut by_key = self.by_key.lock();
+        by_key.retain(|key, pool| {
+            pool.set_retired(!in_use(key));
+            // sessions hold their pool: one that only this map holds is nobody's
+            Arc::strong_count(pool) > 1 || !pool.is_empty()
+        });
+    }
+}
