@@ -93,7 +93,7 @@ pub enum AddressError {
     /// The kernel takes no longer name for a socket.
     #[error("\"{0}\" makes a socket name longer than the 107 bytes that the kernel allows")]
     LongPath(String),
-    /// A URL or several addresses.
+    /// PostgreSQL's and PgBouncer's word for every interface.
     #[error(
         "\"*\" is not an address; write \"0.0.0.0:{0}\" for every IPv4 interface, \"[::]:{0}\" for every interface"
     )]

@@ -8,11 +8,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::address::{Address, HttpAddress, NodeHost};
-use super::document::{At, Document, Step};
+use super::document::{At, Document, Step, key_name};
 use super::duration::{ConfigDuration, Period};
 use super::listener::SocketMode;
 use super::problem::Problem;
-use super::schema::{self, Leaf, Shape, Table};
+use super::schema::{self, Key, Leaf, Shape, Table};
 use super::suggest::nearest;
 
 /// Everything in the file that the structs would not take.
@@ -34,15 +34,17 @@ impl<'d> Walk<'d, '_> {
     }
 
     fn table(&mut self, known: &Table, table: &'d DeTable<'_>) {
+        let mut meant = Vec::new();
         for (name, value) in table.iter() {
             self.path.push(Step::Key(name.get_ref()));
             match known.key(name.get_ref()) {
                 Some(key) => self.shape(&key.shape, value),
-                None => self.unknown(known, name.get_ref()),
+                None => meant.extend(self.unknown(known, name.get_ref())),
             }
             self.path.pop();
         }
-        for key in known.keys.iter().filter(|key| key.required && !table.contains_key(key.name.as_str())) {
+        let missing = |name: &str| !table.contains_key(name) && !meant.contains(&name);
+        for key in known.keys.iter().filter(|key| key.required && missing(&key.name)) {
             let advice = match (&key.shape, &key.example) {
                 (Shape::Value(_), Some(example)) => format!("write it, as in {} = \"{example}\"", key.name),
                 _ => String::new(),
@@ -51,19 +53,23 @@ impl<'d> Walk<'d, '_> {
         }
     }
 
-    fn unknown(&mut self, known: &Table, name: &str) {
-        let whole = known.overlay_of.as_deref().and_then(|of| Some((of, schema::root().key(of)?)));
-        if let Some((of, whole)) = whole
-            && matches!(&whole.shape, Shape::Table(table) if table.key(name).is_some())
-        {
-            return self.report(At::Key, "cannot differ by database or user", &format!("write it under [{of}]"));
+    /// Reports the key; the known key it was probably meant to be, so that this one is not called missing too.
+    fn unknown<'k>(&mut self, known: &'k Table, name: &str) -> Option<&'k str> {
+        let has = |key: &Key| matches!(&key.shape, Shape::Table(table) if table.key(name).is_some());
+        let whole = known.overlay_of.as_deref().filter(|of| schema::root().key(of).is_some_and(has));
+        if let Some(whole) = whole {
+            self.report(At::Key, "cannot differ by database or user", &format!("write it under [{whole}]"));
+            return None;
         }
         let names = || known.keys.iter().map(|key| key.name.as_str());
-        let advice = match nearest(name, names()) {
-            Some(near) => format!("did you mean \"{near}\"?"),
-            None => format!("known here: {}", names().collect::<Vec<_>>().join(", ")),
+        let near = nearest(name, names());
+        let advice = match (near, schema::root().keys.iter().find(|key| has(key))) {
+            (Some(near), _) => format!("did you mean \"{near}\"?"),
+            (None, Some(elsewhere)) => format!("there is one in [{}]", elsewhere.name),
+            (None, None) => format!("known here: {}", names().collect::<Vec<_>>().join(", ")),
         };
         self.report(At::Key, "unknown key", &advice);
+        near
     }
 
     fn shape(&mut self, shape: &Shape, value: &'d Spanned<DeValue<'_>>) {
@@ -95,20 +101,17 @@ impl<'d> Walk<'d, '_> {
                 }
             }
             (Shape::List(_), other) => {
-                let name = self.last_key();
                 let message = format!("expected a list of tables, found {}", type_name(other));
-                self.report(At::Key, message, &format!("write [[…{name}]] with two brackets"));
+                let advice = format!("write [[{}]] with two pairs of brackets", key_name(&self.path));
+                self.report(At::Key, message, &advice);
+            }
+            (Shape::Table(_), DeValue::Array(_)) => {
+                let advice = format!("write [{}] with one pair of brackets", key_name(&self.path));
+                self.report(At::Key, "expected one table, found a list", &advice);
             }
             (Shape::Table(_) | Shape::Map(_), other) => {
                 self.report(At::Key, format!("expected a table, found {}", type_name(other)), "");
             }
-        }
-    }
-
-    fn last_key(&self) -> String {
-        match self.path.last() {
-            Some(Step::Key(key)) => (*key).to_owned(),
-            Some(Step::Item(_)) | None => String::new(),
         }
     }
 

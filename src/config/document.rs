@@ -101,15 +101,7 @@ impl<'t> Document<'t> {
     /// All errors of TOML's grammar. They show no line of the text: it could hold a password.
     pub(super) fn parse(file: &'t Path, text: &'t str) -> Result<Self, Problems> {
         let (tree, errors) = DeTable::parse_recoverable(text);
-        let problem = |error: &toml::de::Error| Problem {
-            file: file.to_owned(),
-            place: error.span().map(|span| place(text, span.start)),
-            key: String::new(),
-            message: error.message().lines().collect::<Vec<_>>().join(", "),
-            advice: None,
-            excerpt: None,
-        };
-        Problems::none_or_all(errors.iter().map(problem).collect())?;
+        Problems::none_or_all(errors.iter().map(|error| grammar_problem(file, text, error)).collect())?;
         Ok(Self { file, text, tree })
     }
 
@@ -197,6 +189,23 @@ impl<'t> Document<'t> {
         let before = self.text.get(key.start..value.start)?.chars().count();
         let below = self.text.get(value.clone())?.chars().count().max(1);
         Some(format!("{written}\n{:before$}{:^<below$}", "", ""))
+    }
+}
+
+/// An error of TOML's grammar. Of the text it shows at most a key that is there twice.
+fn grammar_problem(file: &Path, text: &str, error: &toml::de::Error) -> Problem {
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    let found = error.span().and_then(|span| text.get(span)).unwrap_or("");
+    let start = error.span().and_then(|span| text.get(span.start..)).unwrap_or("");
+    // `level = info` is read as the beginning of "inf"; what its writer forgot are quotes.
+    let bare_word = start.starts_with(|c: char| c.is_alphabetic()) && message.starts_with("invalid");
+    Problem {
+        file: file.to_owned(),
+        place: error.span().map(|span| place(text, span.start)),
+        key: if message == "duplicate key" { found.to_owned() } else { String::new() },
+        advice: bare_word.then(|| "a text needs quotes, as in key = \"text\"".to_owned()),
+        message,
+        excerpt: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::check::check;
 use super::complete::complete;
@@ -19,7 +20,7 @@ use super::validate::validate;
 /// are none, what needs the whole file.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     match fs::read_to_string(path) {
-        Ok(text) => parse(path, &text),
+        Ok(text) => parse(path, &Zeroizing::new(text)), // it may hold passwords
         Err(error) => Err(Problem {
             file: path.to_owned(),
             place: None,

@@ -1,6 +1,6 @@
 //! The configuration file: the structs that are its reference, and the way from a file to a [`Config`] that is right.
 //!
-//! The way in, in the order it runs ([`load`]):
+//! The way in, in the order it runs ([`load()`]):
 //!
 //! 1. `document`: the text becomes a tree whose every key and value knows its line and column.
 //! 2. `check`: the tree is compared with the `schema` of the structs; every unknown key and wrong value is a [`Problem`].

@@ -277,6 +277,22 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_that_need_a_restart_are_those_that_reload_compares() {
+        let mut seen = Vec::new();
+        every_value(root(), "", &mut seen);
+        seen.retain(|(_, key)| key.reload.as_deref() == Some("restart"));
+        let names: Vec<&str> = seen.iter().map(|(path, _)| path.as_str()).collect();
+        let compared = [
+            ".limits.workers",
+            ".listeners.address",
+            ".listeners.socket_mode",
+            ".listeners.socket_group",
+            ".http.address",
+        ];
+        assert_eq!(names, compared);
+    }
+
+    #[test]
     fn keys_stand_in_the_order_of_the_struct() {
         let names: Vec<&str> = root().keys.iter().map(|key| key.name.as_str()).collect();
         assert_eq!(names.first().copied(), Some("limits"));

@@ -1,44 +1,8 @@
-//! What a whole file leads to.
+//! Files that are wrong, and what is said about them.
 
 use std::path::Path;
 
 use super::*;
-
-/// A file that configures one cluster, after the text of a test.
-const MAIN: &str = r#"
-[clusters.main]
-monitor = { user = "howdah" }
-nodes = [{ name = "a", host = "127.0.0.1" }]
-"#;
-
-fn read(text: &str) -> Result<Config, Problems> {
-    parse(Path::new("/etc/howdah/howdah.toml"), text)
-}
-
-/// The problems of a text, one line each, without excerpts and the path.
-fn said(text: &str) -> Vec<String> {
-    let problems = read(text).expect_err("this file should be wrong");
-    let first_line = |problem: &Problem| problem.to_string().lines().next().unwrap_or_default().to_owned();
-    problems.iter().map(first_line).map(|line| line.replace("/etc/howdah/howdah.toml:", "")).collect()
-}
-
-#[test]
-fn an_empty_file_is_all_defaults() {
-    let config = read("").unwrap();
-    assert_eq!(config.limits.max_client_connections, 10_000);
-    assert!(config.limits.workers.count() >= 1);
-    assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:6432");
-    assert_eq!(config.listeners[0].socket_mode.bits(), 0o777);
-    assert_eq!((config.pool.mode, config.pool.size), (PoolMode::Transaction, 20));
-    assert_eq!(config.pool.prepared_statements, 200);
-    assert_eq!(config.timeouts.query_wait.to_string(), "2min");
-    assert_eq!(config.timeouts.query.limit(), None);
-    assert_eq!(config.timeouts.server_lifetime.to_string(), "1h");
-    assert_eq!(config.auth.method, AuthMethod::ScramSha256);
-    assert_eq!(config.http.address.to_string(), "127.0.0.1:6433");
-    assert_eq!((config.log.level, config.log.format, config.log.connections), (LogLevel::Info, LogFormat::Text, true));
-    assert!(config.profile("app", "app").is_none());
-}
 
 #[test]
 fn every_unknown_key_is_reported_at_once_with_its_place_and_a_suggestion() {
@@ -135,10 +99,26 @@ fn keys_of_later_features_are_refused() {
 }
 
 #[test]
-fn all_errors_of_grammar_are_reported() {
-    let problems = read("[pool\nsize = \n[log]\nlevel = info\n").unwrap_err();
-    assert!(problems.iter().count() >= 2, "{problems}");
-    assert_eq!(problems.iter().next().unwrap().place.map(|place| place.line), Some(1));
+fn all_errors_of_grammar_are_reported_at_once() {
+    assert_eq!(
+        said("[pool\n[log]\nlevel = info\nformat = \"text\"\nformat = \"json\"\n"),
+        [
+            "1:6: unclosed table, expected `]`",
+            "3:9: invalid float, expected `inf`; a text needs quotes, as in key = \"text\"",
+            "5:1: format: duplicate key",
+        ]
+    );
+}
+
+#[test]
+fn a_table_and_a_list_of_tables_are_told_apart() {
+    assert_eq!(
+        said("[[pool]]\nsize = 3\n[listeners]\naddress = \"127.0.0.1:1\"\n"),
+        [
+            "1:3: pool: expected one table, found a list; write [pool] with one pair of brackets",
+            "3:2: listeners: expected a list of tables, found a table; write [[listeners]] with two pairs of brackets",
+        ]
+    );
 }
 
 #[test]
@@ -163,26 +143,6 @@ fn no_problem_shows_a_password() {
     }
     let config = read("[users.app]\npassword = \"hunter2\"").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
-}
-
-#[test]
-fn a_password_comes_from_one_of_three_places() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("app.password"), "from file\r\n\n").unwrap();
-    let path = directory.path().join("howdah.toml");
-    let text = "[users.a]\npassword = \"from text\"\n[users.b]\npassword_file = \"app.password\"\n\
-                [users.c]\npassword_env = \"PATH\"\n[users.d]\npool.size = 1\n";
-    std::fs::write(&path, text).unwrap();
-    let config = load(&path).unwrap();
-    let password = |user: &str| match config.users[user].credential.as_ref()? {
-        Credential::Password(secret) => Some(secret.reveal().to_owned()),
-        Credential::Verifier(_) => panic!("not a password"),
-    };
-    assert_eq!(password("a").as_deref(), Some("from text"));
-    assert_eq!(password("b").as_deref(), Some("from file"));
-    assert_eq!(password("c"), std::env::var("PATH").ok());
-    assert_eq!(password("d"), None);
-    assert_eq!(config.users["b"].password_file, Some(directory.path().join("app.password")));
 }
 
 #[test]
@@ -279,162 +239,26 @@ fn tls_is_whole_or_refused() {
 }
 
 #[test]
-fn socket_settings_belong_to_unix_listeners() {
-    let config =
-        read("[[listeners]]\naddress = \"unix:/run/h\"\nsocket_mode = \"0770\"\nsocket_group = \"0\"\n").unwrap();
-    assert_eq!((config.listeners[0].socket_mode.bits(), config.listeners[0].socket_gid), (0o770, Some(0)));
-    let config = read("[[listeners]]\naddress = \"unix:/run/h\"\nsocket_group = \"root\"\n").unwrap();
-    assert_eq!(config.listeners[0].socket_gid, Some(0));
-    let lines = said("[[listeners]]\naddress = \"127.0.0.1:1\"\nsocket_mode = \"0770\"\nsocket_group = \"no such\"\n");
-    assert!(lines[0].starts_with("3:1: listeners[0].socket_mode: \"127.0.0.1:1\" is no Unix socket"), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("/etc/group has no group \"no such\"")), "{lines:?}");
-}
-
-#[test]
-fn a_users_settings_go_before_the_databases_and_those_before_everybodys() {
-    let text = format!(
-        "{MAIN}
-[pool]
-size = 1
-prepared_statements = 1
-max_server_connections = 100
-[timeouts]
-query = \"1s\"
-transaction = \"1s\"
-client_idle = \"1s\"
-[databases.app]
-cluster = \"main\"
-dbname = \"app_production\"
-pool = {{ size = 2, mode = \"session\", max_client_connections = 5 }}
-timeouts = {{ transaction = \"2s\", client_idle = \"2s\" }}
-[databases.\"*\"]
-cluster = \"main\"
-[databases.free]
-cluster = \"main\"
-pool.max_server_connections = 0
-[users.batch]
-pool = {{ size = 3, max_server_connections = 7, max_client_connections = 0 }}
-timeouts = {{ client_idle = \"0\" }}
-"
-    );
-    let config = read(&text).unwrap();
-    let batch = config.profile("app", "batch").unwrap();
-    assert_eq!((&*batch.cluster, batch.dbname.as_str()), ("main", "app_production"));
-    assert_eq!((batch.size, batch.mode, batch.prepared_statements), (3, PoolMode::Session, 1));
-    assert_eq!((batch.database_server_max, batch.user_server_max), (Some(100), Some(7)));
-    assert_eq!((batch.database_client_max, batch.user_client_max), (Some(5), None));
-    let secs = |limit: Option<std::time::Duration>| limit.map(|limit| limit.as_secs());
-    assert_eq!(secs(batch.timeouts.query), Some(1));
-    assert_eq!(secs(batch.timeouts.transaction), Some(2));
-    assert_eq!(secs(batch.timeouts.client_idle), None);
-
-    let other = config.profile("app", "somebody").unwrap();
-    assert_eq!((other.size, other.user_server_max), (2, None));
-    assert_eq!(secs(other.timeouts.client_idle), Some(2));
-    let any = config.profile("other", "somebody").unwrap();
-    assert_eq!((any.dbname.as_str(), any.size, any.mode), ("other", 1, PoolMode::Transaction));
-    assert_eq!(config.profile("free", "somebody").unwrap().database_server_max, None);
-}
-
-#[test]
-fn a_database_nobody_configured_has_no_profile() {
-    let config = read(&format!("{MAIN}[databases.app]\ncluster = \"main\"\n")).unwrap();
-    assert!(config.profile("app", "x").is_some());
-    assert!(config.profile("other", "x").is_none());
-}
-
-#[test]
-fn the_contracts_example_loads() {
-    let text = r#"
-[limits]
-max_client_connections = 10000
-workers = "auto"
-
-[[listeners]]
-address = "0.0.0.0:6432"
-
-[[listeners]]
-address = "unix:/run/howdah"
-
-[pool]
-mode = "transaction"
-size = 20
-prepared_statements = 200
-
-[timeouts]
-query_wait = "120s"
-client_login = "60s"
-server_connect = "15s"
-server_lifetime = "1h"
-server_idle = "10min"
-server_check_delay = "30s"
-cancel_wait = "10s"
-shutdown = "30s"
-
-[auth]
-method = "scram-sha-256"
-
-[users.app]
-password = "secret"
-
-[clusters.main.monitor]
-user = "howdah"
-interval = "500ms"
-timeout = "1s"
-failure_threshold = 3
-
-[[clusters.main.nodes]]
-name = "a"
-host = "10.0.0.1"
-port = 5432
-
-[[clusters.main.nodes]]
-name = "b"
-host = "10.0.0.2"
-tls = { mode = "verify-full" }
-
-[databases.app]
-cluster = "main"
-
-[databases."*"]
-cluster = "main"
-
-[http]
-address = "127.0.0.1:6433"
-
-[log]
-level = "info"
-format = "text"
-connections = true
-"#;
-    let config = read(text).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.clusters["main"].nodes.len(), 2);
-    assert_eq!(config.clusters["main"].monitor.interval.get().as_millis(), 500);
-    assert_eq!(config.listeners.len(), 2);
-}
-
-#[test]
-fn a_reload_says_what_waits_for_a_restart_and_nothing_else() {
-    let running = read("").unwrap();
-    let live = "[pool]\nsize = 3\n[log]\nlevel = \"debug\"\n[limits]\nmax_client_connections = 5\n[auth]\n\
-                method = \"trust\"\n[[listeners]]\naddress = \"127.0.0.1:6432\"\ntls = { mode = \"disable\" }\n";
-    assert_eq!(compare(&running, &read(live).unwrap()), []);
-    let restart = "[limits]\nworkers = 3\n[http]\naddress = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:6435\"\n";
-    let changes: Vec<String> = compare(&running, &read(restart).unwrap()).iter().map(ToString::to_string).collect();
-    assert_eq!(
-        changes,
-        [
-            "limits.workers: \"3\" needs a restart, \"auto\" stays until then",
-            "listeners: \"127.0.0.1:6435\" needs a restart, \"127.0.0.1:6432\" stays until then",
-            "http.address: \"off\" needs a restart, \"127.0.0.1:6433\" stays until then",
-        ]
-    );
-}
-
-#[test]
 fn a_file_that_is_not_there_is_one_problem() {
     let problems = load(Path::new("/nowhere/howdah.toml")).unwrap_err().to_string();
     assert_eq!(problems, "/nowhere/howdah.toml: cannot be read: No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_mistyped_required_key_is_not_called_missing_too() {
+    let text = MAIN.replace("host =", "hots =");
+    assert_eq!(said(&text), ["4:24: clusters.main.nodes[0].hots: unknown key; did you mean \"host\"?"]);
+}
+
+#[test]
+fn a_key_in_the_wrong_table_is_shown_the_right_one() {
+    assert_eq!(
+        said("max_client_connections = 5\n[pool]\nquery_wait = \"5s\"\n"),
+        [
+            "1:1: max_client_connections: unknown key; there is one in [limits]",
+            "3:1: pool.query_wait: unknown key; there is one in [timeouts]",
+        ]
+    );
 }
 
 proptest::proptest! {

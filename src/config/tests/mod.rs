@@ -1,0 +1,26 @@
+//! What a whole file leads to.
+
+use std::path::Path;
+
+use super::*;
+
+mod problems;
+mod settings;
+
+/// A file that configures one cluster, after the text of a test.
+const MAIN: &str = r#"
+[clusters.main]
+monitor = { user = "howdah" }
+nodes = [{ name = "a", host = "127.0.0.1" }]
+"#;
+
+fn read(text: &str) -> Result<Config, Problems> {
+    parse(Path::new("/etc/howdah/howdah.toml"), text)
+}
+
+/// The problems of a text, one line each, without excerpts and the path.
+fn said(text: &str) -> Vec<String> {
+    let problems = read(text).expect_err("this file should be wrong");
+    let first_line = |problem: &Problem| problem.to_string().lines().next().unwrap_or_default().to_owned();
+    problems.iter().map(first_line).map(|line| line.replace("/etc/howdah/howdah.toml:", "")).collect()
+}
