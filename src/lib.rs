@@ -11,3 +11,5 @@ pub mod pg;
 pub mod topology;
 
 pub mod config;
+
+pub mod demo;
