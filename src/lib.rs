@@ -12,4 +12,5 @@ pub mod topology;
 
 pub mod config;
 
+pub mod cli;
 pub mod demo;

@@ -1,6 +1,7 @@
 //! A primary and its standbys in one temporary directory.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -114,7 +115,9 @@ impl Builder {
         let scratch = Scratch::new(&self.prefix).map_err(io_error("make a temporary directory"))?;
         let root = scratch.path().to_owned();
         let sockets = root.join("s");
-        fs::create_dir(&sockets)
+        fs::DirBuilder::new()
+            .mode(0o700) // whoever reaches a socket is trusted
+            .create(&sockets)
             .and_then(|()| binaries.own(&sockets))
             .map_err(io_error(&format!("make {}", sockets.display())))?;
         let (superuser, password, watch) = (self.superuser.clone(), self.password.clone(), self.watch.clone());

@@ -15,7 +15,7 @@
 mod binaries;
 mod local_cluster;
 mod node;
-mod query;
+pub(super) mod query;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -27,11 +27,11 @@ impl Rows {
 }
 
 /// Why not: the SQLSTATE, if there is one, and a text.
-pub(super) type Refusal = (Option<String>, String);
+pub(in crate::demo) type Refusal = (Option<String>, String);
 
 /// Connects, runs `sql` (one or more statements of the simple protocol), disconnects. In a thread of its own, because a
 /// runtime cannot be started inside another one.
-pub(super) fn run(config: &tokio_postgres::Config, sql: &str) -> Result<Rows, Refusal> {
+pub(in crate::demo) fn run(config: &tokio_postgres::Config, sql: &str) -> Result<Rows, Refusal> {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
