@@ -136,6 +136,20 @@ pub fn log_tail(path: &Path, lines: usize) -> String {
     all.get(from..).unwrap_or_default().join("\n")
 }
 
+/// A pid as a file spells it. `None` for anything else: `postmaster.pid` holds a negative number while `initdb` or
+/// `pg_rewind` runs a server of its own, and [`Pid::from_raw`] would panic.
+#[must_use]
+pub fn parse_pid(text: &str) -> Option<Pid> {
+    Pid::from_raw(text.trim().parse().ok().filter(|pid| *pid > 0)?)
+}
+
+/// Whether a process has ended and nobody has asked how.
+#[must_use]
+pub fn is_zombie(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, after)| after.trim_start().starts_with('Z'))
+}
+
 /// The processes whose working directory is `directory` or below it. PostgreSQL's server processes all sit in their data
 /// directory, orphans of a killed postmaster included. Needs `/proc`; without it nothing is found.
 #[must_use]
@@ -147,7 +161,7 @@ pub fn processes_in(directory: &Path) -> Vec<Pid> {
     entries
         .filter_map(Result::ok)
         .filter_map(|entry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            let pid = parse_pid(entry.file_name().to_str()?)?;
             let inside = std::fs::read_link(entry.path().join("cwd")).ok()?.starts_with(directory);
             (inside && pid != own).then_some(pid)
         })
@@ -185,6 +199,14 @@ mod tests {
         assert!(process.wait(Duration::from_millis(10)).is_none());
         drop(process);
         assert!(rustix::process::test_kill_process(pid).is_err());
+    }
+
+    #[test]
+    fn only_a_positive_number_is_a_pid() {
+        assert_eq!(parse_pid(" 17\n").map(Pid::as_raw_pid), Some(17));
+        for wrong in ["-17", "0", "", "self"] {
+            assert_eq!(parse_pid(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -56,15 +56,15 @@ pub struct Scratch {
 
 impl Scratch {
     /// Makes it in the directory for temporary files, or in `/tmp` where that one's name would make the path of a Unix
-    /// socket too long.
+    /// socket too long or where the unprivileged user that runs PostgreSQL for root could not enter it.
     ///
     /// # Errors
     /// What the operating system says.
     pub fn new(prefix: &str) -> io::Result<Self> {
         let name = format!("{prefix}-{:x}-{:08x}", std::process::id(), rand::random::<u32>());
-        let usual = std::env::temp_dir().join(&name);
-        let fits = usual.as_os_str().as_bytes().len() + SOCKET_SUFFIX <= SOCKET_PATH_MAX;
-        let path = if fits { usual } else { Path::new("/tmp").join(&name) };
+        let usual = std::env::temp_dir();
+        let fits = usual.as_os_str().as_bytes().len() + 1 + name.len() + SOCKET_SUFFIX <= SOCKET_PATH_MAX;
+        let path = if fits && is_open(&usual) { usual } else { PathBuf::from("/tmp") }.join(name);
         DirBuilder::new().mode(0o711).create(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o711))?; // whatever the umask took away
         let path = fs::canonicalize(&path)?; // as /proc/PID/cwd spells it
@@ -107,6 +107,12 @@ impl Drop for Scratch {
         drop(self.watcher.stdin.take()); // it finds nothing left to do, and ends
         let _ = self.watcher.wait();
     }
+}
+
+/// Whether everybody may enter a directory; asked only by root, who runs PostgreSQL as somebody else.
+fn is_open(directory: &Path) -> bool {
+    let open = |directory: &Path| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    !rustix::process::geteuid().is_root() || directory.ancestors().all(open)
 }
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ pub fn run(options: &Options) -> Result<(), DemoError> {
     let result = match shown {
         Err(DemoError::Local(LocalError::Interrupted)) => Ok(()),
         Err(DemoError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+        Err(DemoError::Local(error @ (LocalError::NoPostgres { .. } | LocalError::NoUser))) => return Err(error.into()),
         other => other,
     };
     let _ = screen.say(&step(begun, "everything is stopped and removed"));

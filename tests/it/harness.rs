@@ -187,3 +187,38 @@ fn a_cluster_replicates_survives_a_real_kill_and_leaves_nothing() {
     assert!(!directory.exists());
     assert!(test_kill_process(pid).is_err());
 }
+
+#[test]
+fn a_node_started_by_someone_else_is_stopped_like_ours() {
+    let cluster = Cluster::builder().start().unwrap();
+    let a = cluster.primary();
+    a.stop(StopMode::Fast).unwrap();
+    let mut pg_ctl = a.command("pg_ctl");
+    let status = pg_ctl.arg("-D").arg(a.data_directory()).arg("-l").arg(cluster.directory().join("a/other.log"));
+    assert!(status.args(["-w", "-s", "start"]).status().unwrap().success());
+    assert_eq!(a.sql("SELECT 1").unwrap().cell(), Some("1"));
+    assert!(a.start().is_err(), "one postmaster is enough");
+    a.kill().unwrap();
+    a.start().unwrap();
+    a.set("work_mem", "5MB").unwrap();
+    eventually("the reload is seen", SOON, || a.sql("SHOW work_mem").unwrap().cell() == Some("5MB"));
+}
+
+#[test]
+fn a_former_primary_rejoins_under_the_new_one() {
+    let cluster = Cluster::builder().standby("b").standby("c").start().unwrap();
+    let [a, b, c] = cluster.nodes() else { panic!("three nodes") };
+    a.kill_all().unwrap();
+    b.promote().unwrap();
+    c.follow(b).unwrap();
+    a.start().unwrap();
+    a.sql("CREATE TABLE only_on_a ()").unwrap();
+    b.sql("CREATE TABLE t ()").unwrap();
+    a.rejoin(b).unwrap();
+    assert!(a.in_recovery().unwrap());
+    assert_eq!(a.sql("SHOW port").unwrap().cell(), Some(a.port().to_string().as_str()));
+    let streaming = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' ORDER BY 1";
+    eventually("both stream", SOON, || b.sql(streaming).unwrap().column() == ["a", "c"]);
+    eventually("a has b's table", SOON, || a.sql("SELECT FROM t").is_ok());
+    assert!(a.sql("SELECT FROM only_on_a").is_err());
+}

@@ -16,6 +16,7 @@ mod binaries;
 mod local_cluster;
 mod node;
 pub(super) mod query;
+mod rejoin;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -11,10 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::query::{self, Rows};
 use super::{Binaries, LocalError, TAIL_LINES, Watch, io_error};
 use crate::demo::ports::free_port;
-use crate::demo::process::{Process, log_tail, processes_in};
+use crate::demo::process::{Process, is_zombie, log_tail, parse_pid, processes_in};
 
 /// For a start, a stop, a promotion.
-const BOUND: Duration = Duration::from_secs(60);
+pub(super) const BOUND: Duration = Duration::from_secs(60);
 /// For an immediate stop, before SIGKILL.
 const IMMEDIATE_BOUND: Duration = Duration::from_secs(5);
 /// What every node's `postgresql.conf` ends with: the file beside the data directory, which neither `pg_basebackup` nor
@@ -47,8 +47,8 @@ pub(super) struct Common {
 pub struct Node {
     name: String,
     port: u16,
-    directory: PathBuf,
-    common: Common,
+    pub(super) directory: PathBuf,
+    pub(super) common: Common,
     postmaster: Mutex<Option<Process>>,
 }
 
@@ -159,7 +159,7 @@ impl Node {
         &self.common.password
     }
 
-    /// The replication slot that holds log for it on the first primary.
+    /// The replication slot that holds log for it on the node it follows.
     #[must_use]
     pub fn slot(&self) -> String {
         format!("slot_{}", self.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_lowercase())
@@ -200,7 +200,7 @@ impl Node {
             return Err(LocalError::State { node: self.name.clone(), state: "is running already" });
         }
         let what = format!("the end of the former processes of node \"{}\"", self.name);
-        self.common.watch.until(&what, BOUND, &self.log(), || Ok(self.processes().is_empty().then_some(())))?;
+        self.common.watch.until(&what, BOUND, &self.log(), || Ok(self.is_quiet().then_some(())))?;
         let mut postgres = self.command("postgres");
         postgres.arg("-D").arg(self.data_directory());
         let started = Process::spawn(postgres, &self.log());
@@ -306,9 +306,19 @@ impl Node {
     /// directory.
     #[must_use]
     pub fn postmaster_pid(&self) -> Option<Pid> {
+        self.lock_holder().filter(|pid| self.processes().contains(pid))
+    }
+
+    /// The pid in `postmaster.pid`, whatever has become of it.
+    fn lock_holder(&self) -> Option<Pid> {
         let file = fs::read_to_string(self.data_directory().join("postmaster.pid")).ok()?;
-        let pid = Pid::from_raw(file.lines().next()?.trim().parse().ok()?)?;
-        self.processes().contains(&pid).then_some(pid)
+        parse_pid(file.lines().next()?)
+    }
+
+    /// Whether nothing of a former run would keep a new one from starting: no orphans, and no dead postmaster that its
+    /// parent has not reaped (somebody else's `pg_ctl` leaves it to process 1, and PostgreSQL takes a zombie for alive).
+    fn is_quiet(&self) -> bool {
+        self.processes().is_empty() && !self.lock_holder().is_some_and(is_zombie)
     }
 
     /// All processes that work in its data directory, orphans included.
@@ -378,7 +388,7 @@ impl Node {
     }
 
     /// Writes a file below the node's directory and gives it to its owner.
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf, LocalError> {
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf, LocalError> {
         let path = self.directory.join(name);
         fs::write(&path, text)
             .and_then(|()| self.common.binaries.own(&path))
