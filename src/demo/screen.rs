@@ -34,6 +34,12 @@ impl Screen {
         Self { terminal: io::stdout().is_terminal(), lines_drawn: 0 }
     }
 
+    /// Whether frames are redrawn in place, hints and all.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Draws a frame over the last one, or prints a line.
     ///
     /// # Errors

@@ -102,8 +102,8 @@ fn show(options: &Options, begun: Instant, stop: &Stop, screen: &mut Screen) -> 
     let target = endpoint.as_ref().map_or(primary, Endpoint::listener);
     let hints = hints(target, &secrets.app, &cluster);
     screen.say(&step(begun, &format!("ready; {} clients begin\n", options.clients)))?;
-    for hint in &hints {
-        screen.say(&format!("  {hint}"))?;
+    if !screen.is_terminal() {
+        screen.say(&hints.iter().map(|hint| format!("  {hint}\n")).collect::<String>())?;
     }
     let workload = Workload::start(&app(target, &secrets.app), options.clients)
         .map_err(|source| DemoError::Io { what: "start the workload", source })?;

@@ -86,10 +86,20 @@ impl Tenant {
     pub fn on(node: &Node) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let password = format!("secret of {name}");
+        let password = format!("secret-of-{name}");
         node.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'")).unwrap();
         node.sql(&format!("CREATE DATABASE {name} OWNER {name}")).unwrap();
         Self { name, password }
+    }
+
+    /// For psql and drivers, at a port of 127.0.0.1.
+    pub fn url(&self, port: u16) -> String {
+        format!("postgres://{0}:{1}@127.0.0.1:{port}/{0}", self.name, self.password)
+    }
+
+    /// For tokio-postgres.
+    pub fn config(&self, port: u16) -> tokio_postgres::Config {
+        self.url(port).parse().unwrap()
     }
 }
 
@@ -102,8 +112,8 @@ pub fn connection_count(node: &Node, database: &str) -> u64 {
     node.sql(&sql).unwrap().cell().unwrap().parse().unwrap()
 }
 
-/// A howdah.toml for these nodes, listening on `port` with its HTTP API on `http_port`; `extra` is appended. Monitor:
-/// the role `howdah` of [`shared`], or for a cluster of the test's own the superuser.
+/// A howdah.toml for these nodes, listening on `port` with its HTTP API on `http_port`. The monitor is the superuser;
+/// `extra` comes last and begins with a table header.
 pub fn config(nodes: &[Node], port: u16, http_port: u16, extra: &str) -> String {
     let mut toml = format!(
         "[[listeners]]\naddress = \"127.0.0.1:{port}\"\n\n\

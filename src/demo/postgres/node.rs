@@ -266,9 +266,10 @@ impl Node {
             return Err(LocalError::State { node: self.name.clone(), state: "is not running" });
         }
         let what = format!("death of node \"{}\"", self.name);
-        self.common
-            .watch
-            .until(&what, IMMEDIATE_BOUND, &self.log(), || Ok(self.postmaster_pid().is_none().then_some(())))
+        self.common.watch.until(&what, IMMEDIATE_BOUND, &self.log(), || {
+            let reaped = self.postmaster.lock().as_ref().is_none_or(|own| own.ended().is_some());
+            Ok((reaped && self.postmaster_pid().is_none()).then_some(()))
+        })
     }
 
     /// `kill -9` of every process of the node, as a lost machine looks from outside.
