@@ -21,3 +21,5 @@ pub mod proxy;
 pub mod cluster;
 
 pub mod admin;
+pub mod demo;
+pub mod cli;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How much TLS must prove, in libpq's words (`LIBPQ-SSL-SSLMODE-STATEMENTS`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
     /// No TLS.
@@ -25,6 +25,31 @@ pub enum TlsMode {
 }
 
 impl TlsMode {
+    /// As spelled in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    /// Whether the first try on a connection asks for TLS.
+    #[must_use]
+    pub const fn tries_tls_first(self) -> bool {
+        !matches!(self, Self::Disable | Self::Allow)
+    }
+
+    /// Whether a connection without TLS is out of the question.
+    #[must_use]
+    pub const fn needs_tls(self) -> bool {
+        matches!(self, Self::Require | Self::VerifyCa | Self::VerifyFull)
+    }
+
     /// Whether the other side's certificate must be checked.
     #[must_use]
     pub const fn verifies(self) -> bool {

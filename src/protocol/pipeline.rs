@@ -154,6 +154,8 @@ pub struct Pipeline {
     edits: usize,
     /// The server skips everything up to a Sync that has not been sent yet.
     skipping: bool,
+    /// Messages of the extended protocol have been sent and their Sync has not: what they did is not committed.
+    open_batch: bool,
     copy: Copy,
     /// The status of the last ReadyForQuery.
     status: u8,
@@ -171,6 +173,7 @@ impl Default for Pipeline {
             readies: 0,
             edits: 0,
             skipping: false,
+            open_batch: false,
             copy: Copy::No,
             status: b'I',
             described: false,
@@ -196,7 +199,13 @@ impl Pipeline {
     /// Whether every reply has come. Together with status `I` this is what makes the connection fit for others.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.owed.is_empty() && !self.skipping && matches!(self.copy, Copy::No)
+        self.owed.is_empty() && !self.skipping && !self.open_batch && matches!(self.copy, Copy::No)
+    }
+
+    /// Whether a batch of the extended protocol waits for its Sync.
+    #[must_use]
+    pub const fn has_open_batch(&self) -> bool {
+        self.open_batch
     }
 
     /// Whether nothing is owed right now, although the batch may still be open (its Sync not sent).
@@ -268,6 +277,15 @@ impl Pipeline {
     /// # Errors
     /// [`InCopy`] when the server reads COPY data and this is no part of it.
     pub fn push(&mut self, owed: Owed) -> Result<(), InCopy> {
+        if !self.reads_copy() {
+            self.open_batch = match owed {
+                // skipped with the rest of the batch
+                Owed::Query(_) | Owed::Function if self.skipping => true,
+                Owed::Sync(_) | Owed::Query(_) | Owed::Function => false,
+                Owed::CopyEnd => self.open_batch,
+                _ => true,
+            };
+        }
         if self.skipping {
             if !matches!(owed, Owed::Sync(_)) {
                 self.note_dropped(&owed);
@@ -415,6 +433,7 @@ impl Pipeline {
             }
         }
         self.skipping = self.owed.is_empty();
+        self.open_batch |= self.skipping;
         if std::mem::take(&mut self.prefix) {
             return Receipt::PrefixFailed;
         }
@@ -540,6 +559,16 @@ mod tests {
         assert_eq!(pipeline.status(), b'I');
         assert!(!pipeline.settled());
         assert_eq!(ready(&mut pipeline, b'I'), Ok(Receipt::Ready));
+        assert!(pipeline.settled());
+    }
+
+    #[test]
+    fn answers_without_a_sync_do_not_settle_a_batch() {
+        let mut pipeline = with([Owed::Execute(Forward)]);
+        pipeline.receive(b'C', None).unwrap();
+        assert!(pipeline.quiet() && !pipeline.settled(), "its work is not committed");
+        pipeline.push(Owed::Sync(Forward)).unwrap();
+        ready(&mut pipeline, b'I').unwrap();
         assert!(pipeline.settled());
     }
 

@@ -21,7 +21,8 @@ use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
 use crate::catalog::verifiers::{RoleSecret, Verifiers};
 use crate::config::{Config, Credential, Profile};
-use crate::net::tls::{ClientTls, ServerTls, SslMode, TlsError, client_config, server_config};
+use crate::config::TlsMode;
+use crate::net::tls::{ClientTls, ServerTls, TlsError, client_config, server_config};
 use crate::protocol::scram::{Keys, Verifier};
 use crate::topology::Board;
 
@@ -46,7 +47,7 @@ pub struct ListenerTls {
     /// The certificate and its key.
     pub tls: ServerTls,
     /// What is asked of clients.
-    pub mode: SslMode,
+    pub mode: TlsMode,
 }
 
 impl Running {
@@ -60,9 +61,9 @@ impl Running {
             for node in &entry.nodes {
                 let tls = match &node.tls {
                     Some(tls) => {
-                        client_config(tls.mode.into(), tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())?
+                        client_config(tls.mode, tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())?
                     }
-                    None => client_config(SslMode::Prefer, None, None, None)?,
+                    None => client_config(TlsMode::Prefer, None, None, None)?,
                 };
                 let endpoint = Endpoint {
                     node: node.name.as_str().into(),
@@ -76,10 +77,10 @@ impl Running {
         let mut listener_tls = Vec::new();
         for listener in &config.listeners {
             listener_tls.push(match &listener.tls {
-                Some(tls) if SslMode::from(tls.mode) != SslMode::Disable => match (&tls.cert, &tls.key) {
+                Some(tls) if tls.mode != TlsMode::Disable => match (&tls.cert, &tls.key) {
                     (Some(cert), Some(key)) => {
-                        let mode = SslMode::from(tls.mode);
-                        let verifies = mode >= SslMode::VerifyCa;
+                        let mode = tls.mode;
+                        let verifies = mode >= TlsMode::VerifyCa;
                         Some(ListenerTls { tls: server_config(cert, key, tls.ca.as_deref(), verifies)?, mode })
                     }
                     _ => None,

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{ALPN, SslMode, TlsError, presenting, provider, read_identity, read_roots, validity};
+use super::{ALPN, TlsMode, TlsError, presenting, provider, read_identity, read_roots, validity};
 
 /// How to speak TLS to a node.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct ClientTls {
     /// For `tokio_rustls::TlsConnector`.
     pub config: Arc<rustls::ClientConfig>,
     /// What happens when the server has no TLS.
-    pub mode: SslMode,
+    pub mode: TlsMode,
 }
 
 impl ClientTls {
@@ -32,7 +32,7 @@ impl ClientTls {
     pub fn server_name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
         match ServerName::try_from(host.to_owned()) {
             Ok(name) => Ok(name),
-            Err(_) if self.mode < SslMode::VerifyFull => {
+            Err(_) if self.mode < TlsMode::VerifyFull => {
                 Ok(ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0]))))
             }
             Err(_) => Err(TlsError::HostName(host.to_owned())),
@@ -49,17 +49,17 @@ impl ClientTls {
 /// # Errors
 /// [`TlsError`], which names the file.
 pub fn client_config(
-    mode: SslMode,
+    mode: TlsMode,
     ca: Option<&Path>,
     cert: Option<&Path>,
     key: Option<&Path>,
 ) -> Result<Option<ClientTls>, TlsError> {
     let check = match (mode, ca) {
-        (SslMode::Disable, _) => return Ok(None),
-        (SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => Check::Nothing,
-        (SslMode::Require | SslMode::VerifyCa, Some(_)) => Check::Chain,
-        (SslMode::VerifyCa, None) => return Err(TlsError::NoCa),
-        (SslMode::VerifyFull, _) => Check::ChainAndHost,
+        (TlsMode::Disable, _) => return Ok(None),
+        (TlsMode::Allow | TlsMode::Prefer, _) | (TlsMode::Require, None) => Check::Nothing,
+        (TlsMode::Require | TlsMode::VerifyCa, Some(_)) => Check::Chain,
+        (TlsMode::VerifyCa, None) => return Err(TlsError::NoCa),
+        (TlsMode::VerifyFull, _) => Check::ChainAndHost,
     };
     let (roots, pinned) = match (check, ca) {
         (Check::Nothing, _) => (RootCertStore::empty(), Vec::new()),

@@ -1,7 +1,7 @@
 //! TLS both ways: towards clients with our certificate, towards PostgreSQL with libpq's `sslmode`.
 //!
 //! Makes configurations and reads certificates; the handshake is `tokio_rustls`'. Not here: SSLRequest and its answer,
-//! what `allow` and `prefer` do when the first try fails (the caller asks [`SslMode`]).
+//! what `allow` and `prefer` do when the first try fails (the caller asks [`TlsMode`]).
 //!
 //! Relies on ring, passed to every builder: rustls' default provider panics when two are linked in. Files are read when a
 //! configuration is made and never again; a reload makes a new one. Source: `SSL-TCP`, `LIBPQ-SSL`.
@@ -24,54 +24,10 @@ pub use certificate::{end_point_hash, validity};
 pub use client::{ClientTls, client_config};
 pub use server::{ServerTls, server_config};
 
+use crate::config::TlsMode;
+
 /// PostgreSQL's name in ALPN. Sent always, demanded by nobody but direct TLS (`PROTOCOL-FLOW-SSL`).
 pub const ALPN: &[u8] = b"postgresql";
-
-/// libpq's `sslmode` (`LIBPQ-SSL-SSLMODE-STATEMENTS`), weakest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SslMode {
-    /// Never TLS.
-    Disable,
-    /// Without TLS; if the server refuses that, with it.
-    Allow,
-    /// With TLS; if the server has none or it fails, without.
-    #[default]
-    Prefer,
-    /// Only TLS, with anybody; with a `ca`, as `verify-ca`.
-    Require,
-    /// Only TLS, and the certificate comes from the `ca`.
-    VerifyCa,
-    /// Only TLS, and the certificate is for this host, from the `ca` or from one the system trusts.
-    VerifyFull,
-}
-
-impl SslMode {
-    /// As spelled in `postgresql.conf`'s relatives.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Disable => "disable",
-            Self::Allow => "allow",
-            Self::Prefer => "prefer",
-            Self::Require => "require",
-            Self::VerifyCa => "verify-ca",
-            Self::VerifyFull => "verify-full",
-        }
-    }
-
-    /// Whether the first try on a connection asks for TLS.
-    #[must_use]
-    pub const fn tries_tls_first(self) -> bool {
-        !matches!(self, Self::Disable | Self::Allow)
-    }
-
-    /// Whether a connection without TLS is out of the question.
-    #[must_use]
-    pub const fn needs_tls(self) -> bool {
-        matches!(self, Self::Require | Self::VerifyCa | Self::VerifyFull)
-    }
-}
 
 /// Why a TLS configuration cannot be made. The fault is the operator's; every text names the file.
 #[derive(Debug, thiserror::Error)]

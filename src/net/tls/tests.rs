@@ -49,7 +49,7 @@ impl Files {
         server_config(&self.path(name), &self.path(&format!("{name}.key")), None, false).unwrap()
     }
 
-    fn client(&self, mode: SslMode, ca: Option<&str>) -> ClientTls {
+    fn client(&self, mode: TlsMode, ca: Option<&str>) -> ClientTls {
         client_config(mode, ca.map(|ca| self.path(ca)).as_deref(), None, None).unwrap().unwrap()
     }
 }
@@ -94,11 +94,11 @@ fn refusal(server: &ServerTls, client: &ClientTls, host: &str) -> CertificateErr
 #[test]
 fn without_a_ca_the_weak_modes_take_any_certificate() {
     let files = Files::new();
-    for mode in [SslMode::Allow, SslMode::Prefer, SslMode::Require] {
+    for mode in [TlsMode::Allow, TlsMode::Prefer, TlsMode::Require] {
         shake(&files.server("server"), &files.client(mode, None), "another.example").unwrap();
     }
-    shake(&files.server("server"), &files.client(SslMode::Require, None), "not a host name").unwrap();
-    assert!(client_config(SslMode::Disable, None, None, None).unwrap().is_none());
+    shake(&files.server("server"), &files.client(TlsMode::Require, None), "not a host name").unwrap();
+    assert!(client_config(TlsMode::Disable, None, None, None).unwrap().is_none());
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn no_mode_takes_a_certificate_whose_key_the_server_does_not_hold() {
     Arc::make_mut(&mut forged.config).cert_resolver = presenting(Arc::new(stolen));
     let ca = Some("ca");
     for (mode, ca) in
-        [(SslMode::Prefer, None), (SslMode::Require, None), (SslMode::VerifyCa, ca), (SslMode::VerifyFull, ca)]
+        [(TlsMode::Prefer, None), (TlsMode::Require, None), (TlsMode::VerifyCa, ca), (TlsMode::VerifyFull, ca)]
     {
         assert_eq!(refusal(&forged, &files.client(mode, ca), "db.example"), CertificateError::BadSignature, "{mode:?}");
     }
@@ -120,7 +120,7 @@ fn no_mode_takes_a_certificate_whose_key_the_server_does_not_hold() {
 #[test]
 fn verify_ca_looks_at_the_chain_and_not_at_the_host() {
     let files = Files::new();
-    for mode in [SslMode::Require, SslMode::VerifyCa] {
+    for mode in [TlsMode::Require, TlsMode::VerifyCa] {
         shake(&files.server("server"), &files.client(mode, Some("ca")), "another.example").unwrap();
         let error = refusal(&files.server("server"), &files.client(mode, Some("other-ca")), "db.example");
         assert_eq!(error, CertificateError::UnknownIssuer);
@@ -130,7 +130,7 @@ fn verify_ca_looks_at_the_chain_and_not_at_the_host() {
 #[test]
 fn verify_full_looks_at_both() {
     let files = Files::new();
-    let client = files.client(SslMode::VerifyFull, Some("ca"));
+    let client = files.client(TlsMode::VerifyFull, Some("ca"));
     for host in ["db.example", "127.0.0.1"] {
         shake(&files.server("server"), &client, host).unwrap();
     }
@@ -140,7 +140,7 @@ fn verify_full_looks_at_both() {
             CertificateError::NotValidForNameContext { .. }
         ));
     }
-    let stranger = files.client(SslMode::VerifyFull, Some("other-ca"));
+    let stranger = files.client(TlsMode::VerifyFull, Some("other-ca"));
     assert_eq!(refusal(&files.server("server"), &stranger, "db.example"), CertificateError::UnknownIssuer);
     assert!(matches!(client.server_name("not a host name"), Err(TlsError::HostName(_))));
 }
@@ -148,7 +148,7 @@ fn verify_full_looks_at_both() {
 #[test]
 fn verify_full_without_a_ca_trusts_only_what_the_system_trusts() {
     let files = Files::new();
-    match client_config(SslMode::VerifyFull, None, None, None) {
+    match client_config(TlsMode::VerifyFull, None, None, None) {
         Ok(client) => {
             let error = refusal(&files.server("server"), &client.unwrap(), "db.example");
             assert_eq!(error, CertificateError::UnknownIssuer);
@@ -163,8 +163,8 @@ fn an_expired_certificate_is_refused_where_certificates_matter() {
     files.signed("old", |params| params.not_after = date_time_ymd(2020, 1, 1));
     let server = files.server("old");
     assert_eq!(*server.validity.clone().unwrap().end(), 1_577_836_800);
-    shake(&server, &files.client(SslMode::Require, None), "db.example").unwrap();
-    let error = refusal(&server, &files.client(SslMode::VerifyCa, Some("ca")), "db.example");
+    shake(&server, &files.client(TlsMode::Require, None), "db.example").unwrap();
+    let error = refusal(&server, &files.client(TlsMode::VerifyCa, Some("ca")), "db.example");
     assert!(matches!(error, CertificateError::ExpiredContext { .. }), "{error:?}");
 }
 
@@ -181,7 +181,7 @@ fn a_self_signed_certificate_may_be_its_own_root() {
     };
     own("self", 2100);
     own("old-self", 2020);
-    let client = |ca: &str| files.client(SslMode::VerifyFull, Some(ca));
+    let client = |ca: &str| files.client(TlsMode::VerifyFull, Some(ca));
     shake(&files.server("self"), &client("self"), "db.example").unwrap();
     let error = refusal(&files.server("self"), &client("self"), "another.example");
     assert!(matches!(error, CertificateError::NotValidForNameContext { .. }), "{error:?}");
@@ -196,8 +196,8 @@ fn client_certificates_are_verified_and_where_required_missed() {
         server_config(&files.path("server"), &files.path("server.key"), Some(&files.path(ca)), required).unwrap()
     };
     let (cert, key) = (files.path("client"), files.path("client.key"));
-    let known = client_config(SslMode::Require, None, Some(&cert), Some(&key)).unwrap().unwrap();
-    let unknown = files.client(SslMode::Require, None);
+    let known = client_config(TlsMode::Require, None, Some(&cert), Some(&key)).unwrap().unwrap();
+    let unknown = files.client(TlsMode::Require, None);
 
     let (ours, _) = shake(&server("ca", true), &known, "db.example").unwrap();
     assert_eq!(ours.peer_certificates().unwrap(), read_certificates(&cert).unwrap());
@@ -211,7 +211,7 @@ fn client_certificates_are_verified_and_where_required_missed() {
 fn alpn_is_postgresql_or_nothing() {
     let files = Files::new();
     let server = files.server("server");
-    let mut client = files.client(SslMode::Require, None);
+    let mut client = files.client(TlsMode::Require, None);
     assert_eq!(shake(&server, &client, "h").unwrap().0.alpn_protocol(), Some(ALPN));
     Arc::make_mut(&mut client.config).alpn_protocols.clear();
     assert_eq!(shake(&server, &client, "h").unwrap().0.alpn_protocol(), None);
@@ -223,7 +223,7 @@ fn alpn_is_postgresql_or_nothing() {
 fn both_sides_see_the_same_end_point_and_bytes_arrive() {
     let files = Files::new();
     let server = files.server("server");
-    let (mut ours, theirs) = shake(&server, &files.client(SslMode::VerifyFull, Some("ca")), "db.example").unwrap();
+    let (mut ours, theirs) = shake(&server, &files.client(TlsMode::VerifyFull, Some("ca")), "db.example").unwrap();
     let seen = theirs.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| end_point_hash(leaf));
     assert_eq!(seen, server.end_point_hash);
     assert_eq!(seen.map(|hash| hash.len()), Some(32));
@@ -243,7 +243,7 @@ fn both_sides_see_the_same_end_point_and_bytes_arrive() {
 fn a_client_that_comes_back_resumes_its_session() {
     let files = Files::new();
     let server = files.server("server");
-    let mut client = files.client(SslMode::Require, None);
+    let mut client = files.client(TlsMode::Require, None);
     Arc::make_mut(&mut client.config).resumption = rustls::client::Resumption::in_memory_sessions(4);
     assert_eq!(shake(&server, &client, "h").unwrap().0.handshake_kind(), Some(HandshakeKind::Full));
     assert_eq!(shake(&server, &client, "h").unwrap().0.handshake_kind(), Some(HandshakeKind::Resumed));
@@ -281,18 +281,18 @@ fn a_refusal_names_the_file_and_what_is_wrong_with_it() {
     says(server("server", key, none, true), "client certificates cannot be required without a ca file");
 
     let client = |mode, cert: Option<&Path>| client_config(mode, None, cert, None).unwrap_err().to_string();
-    says(client(SslMode::VerifyCa, None), "sslmode verify-ca needs a ca file");
-    says(client(SslMode::Require, Some(&files.path("client"))), "a client certificate needs both cert and key");
+    says(client(TlsMode::VerifyCa, None), "sslmode verify-ca needs a ca file");
+    says(client(TlsMode::Require, Some(&files.path("client"))), "a client certificate needs both cert and key");
 }
 
 #[test]
 fn sslmode_is_spelled_as_in_libpq() {
     for mode in
-        [SslMode::Disable, SslMode::Allow, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull]
+        [TlsMode::Disable, TlsMode::Allow, TlsMode::Prefer, TlsMode::Require, TlsMode::VerifyCa, TlsMode::VerifyFull]
     {
-        let read: SslMode = serde_json::from_str(&format!("\"{}\"", mode.as_str())).unwrap();
+        let read: TlsMode = serde_json::from_str(&format!("\"{}\"", mode.as_str())).unwrap();
         assert_eq!(read, mode);
     }
-    assert!(SslMode::Prefer.tries_tls_first() && !SslMode::Prefer.needs_tls());
-    assert!(!SslMode::Allow.tries_tls_first() && SslMode::Require.needs_tls());
+    assert!(TlsMode::Prefer.tries_tls_first() && !TlsMode::Prefer.needs_tls());
+    assert!(!TlsMode::Allow.tries_tls_first() && TlsMode::Require.needs_tls());
 }

@@ -1,0 +1,138 @@
+//! What a client is told before its first ReadyForQuery: that it is in, what its server reports, its cancel key.
+//!
+//! What a server reports only a server knows: the first client of a pool waits for its first connection. If the server
+//! refuses that login, the client reads the server's own words.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{Claim, Presence, Refusal};
+use crate::config::Profile;
+use crate::net::stream::Stream;
+use crate::protocol::messages;
+use crate::proxy::client::{ClientHandle, Signal};
+use crate::proxy::error::ClientError;
+use crate::proxy::pool::{Lent, Pool};
+use crate::proxy::session::settings::Reported;
+use crate::proxy::session::{Membership, Session};
+use crate::proxy::worker::Worker;
+
+/// How often a login looks whether there is a primary by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Greets a client whose claim is proven.
+///
+/// # Errors
+/// [`ClientError::NoPrimary`], [`ClientError::ServerUnreachable`] and [`ClientError::ServerRefused`] when no server could
+/// be asked within `query_wait`.
+pub async fn greet(
+    worker: &Rc<Worker>,
+    handle: &Arc<ClientHandle>,
+    stream: &mut Stream,
+    profile: Profile,
+    claim: Claim,
+    mut presence: Presence,
+) -> Result<Box<Session>, Refusal> {
+    let shared = &worker.shared;
+    let (version, generation) = (shared.board.version(), shared.generation());
+    let waiting = learn_welcome(worker, handle, &profile, &claim);
+    let learned = match profile.timeouts.query_wait {
+        Some(max) => tokio::time::timeout(max, waiting).await.ok(),
+        None => Some(waiting.await),
+    };
+    let pool = shared.route(&profile, &claim.database, &claim.user);
+    let (pool, welcome) = match learned {
+        Some(learned) => learned?,
+        None => return Err(no_answer(pool).into()),
+    };
+    let told = shared.reported.intern(welcome.overlaid(&claim.settings));
+    let key = shared.cancels.register(handle, claim.long_keys);
+    let mut out = Vec::with_capacity(512);
+    out.extend(messages::AUTHENTICATION_OK);
+    for (name, value) in told.iter() {
+        messages::parameter_status(&mut out, name, value);
+    }
+    messages::backend_key_data(&mut out, key.pid, &key.secret);
+    out.extend(messages::ready_for_query(b'I'));
+    presence.key = Some(key);
+    stream.write_all(&out).await?;
+    let membership =
+        Membership { database: claim.database, user: claim.user, profile, pool: Some(pool), version, generation };
+    let wants = shared.settings.intern(claim.settings);
+    Ok(Box::new(Session::new(worker, handle, membership, wants, told, presence)))
+}
+
+/// Why nobody answered in time.
+fn no_answer(pool: Result<Arc<Pool>, String>) -> ClientError {
+    match pool {
+        Err(missing) => ClientError::NoPrimary(missing),
+        Ok(pool) => pool.trouble().map_or(ClientError::QueryWait, |error| ClientError::ServerUnreachable(error.to_string())),
+    }
+}
+
+/// What servers report to this user, from the pool's memory or from its first connection.
+async fn learn_welcome(
+    worker: &Rc<Worker>,
+    handle: &Arc<ClientHandle>,
+    profile: &Profile,
+    claim: &Claim,
+) -> Result<(Arc<Pool>, Arc<Reported>), ClientError> {
+    let shared = &worker.shared;
+    let pool = loop {
+        match shared.route(profile, &claim.database, &claim.user) {
+            Ok(pool) => break pool,
+            Err(_) if !handle.has(Signal::Goodbye) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(_) => return Err(ClientError::ShuttingDown),
+        }
+    };
+    if let Some(welcome) = pool.welcome() {
+        return Ok((pool, welcome));
+    }
+    let server = match pool.checkout(worker, handle) {
+        Lent::Server(server) => server,
+        Lent::Queued(ticket) => {
+            let place = QueuePlace { pool: &pool, worker, handle, ticket: Some(ticket) };
+            place.wait().await?
+        }
+    };
+    let welcome = Arc::clone(&server.login);
+    pool.give_back(worker, server);
+    Ok((pool, welcome))
+}
+
+/// A place in a pool's queue that is left when it is dropped.
+struct QueuePlace<'a> {
+    pool: &'a Arc<Pool>,
+    worker: &'a Rc<Worker>,
+    handle: &'a Arc<ClientHandle>,
+    ticket: Option<crate::proxy::pool::accounting::Ticket>,
+}
+
+impl QueuePlace<'_> {
+    async fn wait(mut self) -> Result<Box<crate::proxy::server::Server>, ClientError> {
+        let granted = poll_fn(|cx| {
+            self.handle.listen(cx);
+            if self.handle.has(Signal::Goodbye) {
+                return Poll::Ready(Err(ClientError::ShuttingDown));
+            }
+            self.handle.take_grant().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        if granted.is_ok() {
+            self.ticket = None;
+            self.handle.end_wait();
+        }
+        granted
+    }
+}
+
+impl Drop for QueuePlace<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.pool.leave(self.worker, self.handle, ticket);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! From an accepted socket to a session, or to a refusal.
+//!
+//! - this file: TLS or not, the first packet, who may come in at all (PostgreSQL: PROTOCOL-FLOW-START-UP)
+//! - [`login`]: proving who the client is
+//! - [`greeting`]: what a client is told before its first ReadyForQuery
+//!
+//! Nothing a stranger sends sizes an allocation before its length has been checked, and all of it together takes
+//! `client_login` at most. The whole handshake lives in one boxed future that is gone before the session begins.
+
+pub mod greeting;
+pub mod login;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_rustls::TlsAcceptor;
+
+use super::cancel::{self, CancelKey};
+use super::census::{Census, ClientLimits, Place};
+use super::client::{ClientHandle, Signal};
+use super::error::ClientError;
+use super::session::Session;
+use super::session::settings::Settings;
+use super::worker::{Accepted, Guest, Worker};
+use crate::config::{AuthMethod, Profile};
+use crate::net::stream::{Socket, Stream};
+use crate::protocol::startup::{self, Startup, StartupError};
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The client is told, and the connection closed.
+    Told(ClientError),
+    /// There is nobody to tell.
+    Gone,
+}
+
+impl From<io::Error> for Refusal {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<ClientError> for Refusal {
+    fn from(error: ClientError) -> Self {
+        Self::Told(error)
+    }
+}
+
+/// What a stranger turned out to be.
+enum Visitor {
+    /// Somebody with a cancel key, or nobody at all: there is nothing to say.
+    Silent,
+    /// A client, logged in.
+    Client(Box<Session>),
+}
+
+/// Who a client says it is, in the configuration's eyes.
+#[derive(Debug)]
+pub struct Claim {
+    /// The database it asked for.
+    pub database: Arc<str>,
+    /// The user.
+    pub user: Arc<str>,
+    /// What it set in its startup packet.
+    pub settings: Settings,
+    /// Whether it speaks protocol 3.2.
+    pub long_keys: bool,
+}
+
+/// Everything that must end when the client does.
+#[derive(Debug)]
+pub struct Presence {
+    /// Its place in the census.
+    pub place: Place,
+    /// Its cancel key.
+    pub key: Option<CancelKey>,
+    /// Its worker.
+    pub worker: Rc<Worker>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            self.worker.shared.cancels.forget(key);
+        }
+    }
+}
+
+/// A client's whole life.
+pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Accepted, guest: Guest) {
+    let shared = Arc::clone(&worker.shared);
+    let running = shared.running();
+    let login_max = running.config.timeouts.client_login.limit().unwrap_or(Duration::from_secs(3600));
+    let log = running.config.log.connections;
+    drop(running);
+    let peer = accepted.peer.clone();
+    let mut stream = Stream::Plain(accepted.socket);
+    let handshake = Box::pin(welcome(&worker, &handle, &mut stream, accepted.listener));
+    let outcome = tokio::time::timeout(login_max, handshake).await;
+    match outcome.unwrap_or(Err(Refusal::Told(ClientError::LoginTimeout))) {
+        Ok(Visitor::Silent) | Err(Refusal::Gone) => {}
+        Ok(Visitor::Client(mut session)) => {
+            session.stream = stream;
+            if log {
+                let (client, user, database, client_addr) = (handle.id, session.user(), session.database(), &*peer);
+                tracing::debug!(client, client_addr, user, database, "client logged in");
+            }
+            let ended = session.run().await;
+            if log {
+                tracing::debug!(client = handle.id, client_addr = &*peer, ended, "client left");
+            }
+        }
+        Err(Refusal::Told(error)) => {
+            if log {
+                let (client_addr, sqlstate) = (&*peer, error.code());
+                tracing::info!(client = handle.id, client_addr, %sqlstate, %error, "client refused");
+            }
+            let mut last = Vec::new();
+            error.write_fatal(&mut last);
+            // a stranger who does not read it has lost it
+            let told = async {
+                if stream.write_all(&last).await.is_ok() {
+                    stream.close().await;
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+        }
+    }
+    drop(guest);
+}
+
+async fn welcome(
+    worker: &Rc<Worker>,
+    handle: &Arc<ClientHandle>,
+    stream: &mut Stream,
+    listener: usize,
+) -> Result<Visitor, Refusal> {
+    let shared = &worker.shared;
+    let running = shared.running();
+    let packet = match first_packet(stream, running.listener_tls.get(listener).and_then(Option::as_ref)).await? {
+        Some(packet) => packet,
+        None => return Ok(Visitor::Silent),
+    };
+    let message = match startup::parse(&packet).map_err(ClientError::from)? {
+        Startup::Cancel { pid, secret } => {
+            let identity = shared.cancels.owner(pid, secret).and_then(|owner| owner.cancel());
+            if let Some(identity) = identity {
+                let within = running.config.timeouts.server_connect.limit();
+                tokio::task::spawn_local(cancel::deliver(identity, within));
+            }
+            return Ok(Visitor::Silent);
+        }
+        Startup::Session(message) => message,
+        Startup::Ssl | Startup::Gss => return Err(ClientError::from(StartupError::Layout).into()),
+    };
+    let mut place = Census::enter(shared, running.config.limits.max_client_connections)?;
+    if handle.has(Signal::Goodbye) || worker.is_draining() {
+        return Err(ClientError::ShuttingDown.into());
+    }
+    let needs_tls = running.listener_tls.get(listener).and_then(Option::as_ref).is_some_and(|tls| tls.mode.needs_tls());
+    if needs_tls && !stream.is_tls() && !matches!(stream.socket(), Socket::Unix(_) | Socket::UnixDetached(_)) {
+        return Err(ClientError::TlsRequired.into());
+    }
+    if message.param(b"replication").is_some_and(|value| !is_false(value)) {
+        return Err(ClientError::Replication.into());
+    }
+    let claim = read_claim(&message)?;
+    if let Some(negotiation) = message.negotiation() {
+        stream.write_all(&negotiation).await?;
+    }
+    drop(packet);
+    let profile = running.config.profile(&claim.database, &claim.user);
+    // limits before the proof: a flood of wrong passwords must not crowd out anybody, and costs nothing
+    if let Some(profile) = &profile {
+        let limits = ClientLimits {
+            all: running.config.limits.max_client_connections,
+            database: profile.database_client_max,
+            user: profile.user_client_max,
+        };
+        place.name(&claim.database, &claim.user, limits)?;
+    }
+    let cluster = profile.as_ref().map(|profile| Arc::clone(&profile.cluster));
+    match running.config.auth.method {
+        AuthMethod::Trust => {}
+        AuthMethod::ScramSha256 => login::scram(shared, stream, cluster.as_ref(), &claim).await?,
+    }
+    drop(running);
+    let Some(profile) = profile else {
+        return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
+    };
+    let presence = Presence { place, key: None, worker: Rc::clone(worker) };
+    let session = greeting::greet(worker, handle, stream, profile, claim, presence).await?;
+    Ok(Visitor::Client(session))
+}
+
+fn is_false(value: &[u8]) -> bool {
+    ["false", "off", "no", "0"].iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// Reads first packets until one is not a question about encryption. `None`: the peer went, or is no client at all.
+async fn first_packet(
+    stream: &mut Stream,
+    tls: Option<&super::shared::ListenerTls>,
+) -> Result<Option<Vec<u8>>, Refusal> {
+    let mut asked_gss = false;
+    loop {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).await?;
+        // what is not even plausible gets no answer, as from PostgreSQL: it is a port scanner or another protocol
+        let Ok(length) = startup::scan_length(&length) else { return Ok(None) };
+        let mut packet = vec![0; length];
+        stream.read_exact(&mut packet).await?;
+        match startup::parse(&packet) {
+            Ok(Startup::Gss) if !asked_gss && !stream.is_tls() => {
+                asked_gss = true;
+                stream.write_all(b"N").await?;
+            }
+            Ok(Startup::Ssl) if !stream.is_tls() => match tls {
+                Some(tls) => {
+                    // Bytes behind the request were written by somebody who had not seen the answer: refuse them
+                    // rather than let them pass for encrypted ones (CVE-2021-23214).
+                    if !stream.socket().is_silent() {
+                        return Err(ClientError::PlaintextBeforeTls.into());
+                    }
+                    stream.write_all(b"S").await?;
+                    let Stream::Plain(socket) = std::mem::replace(stream, Stream::Plain(Socket::Closed)) else {
+                        return Ok(None);
+                    };
+                    let acceptor = TlsAcceptor::from(Arc::clone(&tls.tls.config));
+                    let accepted = acceptor.accept(socket).await?;
+                    *stream = Stream::Accepted(Box::new(accepted));
+                }
+                None => stream.write_all(b"N").await?,
+            },
+            _ => return Ok(Some(packet)),
+        }
+    }
+}
+
+/// Who the client says it is and what it has set.
+fn read_claim(message: &startup::StartupMessage<'_>) -> Result<Claim, ClientError> {
+    let text = |bytes: &[u8]| -> Result<Arc<str>, ClientError> {
+        // names that are not UTF-8 exist in no configuration
+        std::str::from_utf8(bytes).map(Arc::from).map_err(|_| ClientError::Startup(StartupError::Layout))
+    };
+    let mut settings = Settings::default();
+    for (name, value) in &message.params {
+        match *name {
+            b"options" => {
+                for (name, value) in startup::parse_options(value)? {
+                    settings.set(&name, &value);
+                }
+            }
+            b"replication" => {}
+            name => settings.set(name, value),
+        }
+    }
+    Ok(Claim {
+        database: text(message.database)?,
+        user: text(message.user)?,
+        settings,
+        long_keys: message.spoken_minor() >= 2,
+    })
+}

@@ -1,0 +1,9 @@
+//! Everything that needs a real PostgreSQL, in one binary: one module per promise.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod demo;
+mod harness;
