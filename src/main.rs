@@ -1,1 +1,33 @@
-fn main() {}
+//! Parses the command line, runs one file of `cli/`, turns the result into an exit code. Nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use howdah::cli;
+
+/// One PostgreSQL endpoint in front of a primary and its streaming standbys.
+#[derive(Debug, Parser)]
+#[command(name = "howdah", version, propagate_version = true)]
+enum Command {
+    /// Run the daemon.
+    Serve(cli::serve::ServeArgs),
+    /// Say what is wrong with a configuration, without running it.
+    Check(cli::check::CheckArgs),
+    /// Make a whole cluster on this machine, with the endpoint in front and a workload to watch.
+    Demo(cli::demo::DemoArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Serve(args) => cli::serve::run(&args),
+        Command::Check(args) => cli::check::run(&args),
+        Command::Demo(args) => cli::demo::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("howdah: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

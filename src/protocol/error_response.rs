@@ -51,7 +51,7 @@ fn fields(
     detail: Option<&str>,
     hint: Option<&str>,
 ) {
-    let mut field = |b: &mut Vec<u8>, key: u8, value: &[u8]| {
+    let field = |b: &mut Vec<u8>, key: u8, value: &[u8]| {
         b.push(key);
         // a zero byte inside a text would end it early and shift every field behind it
         b.extend(value.iter().map(|&byte| if byte == 0 { b'?' } else { byte }));

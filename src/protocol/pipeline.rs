@@ -456,7 +456,10 @@ impl Pipeline {
         // makes PostgreSQL give up the connection.
         while let Some(ahead) = self.owed.get(1) {
             match ahead {
-                Owed::Sync(_) => self.readies -= 1,
+                Owed::Sync(_) => {
+                    self.readies -= 1;
+                    self.open_batch |= matches!(self.owed.front(), Some(Owed::Execute(_)));
+                }
                 Owed::CopyEnd => self.copy = Copy::No,
                 _ => return Err(Desync { tag }),
             }

@@ -124,6 +124,9 @@ pub enum ClientError {
     /// The same of the empty name.
     #[error("unnamed prepared statement does not exist")]
     NoUnnamedStatement,
+    /// The pool a client waits in is not the one to wait in any more. Never told: the client waits elsewhere.
+    #[error("the pool has moved")]
+    PoolRetired,
     /// A defect of howdah, named.
     #[error("internal error: {0}")]
     Internal(&'static str),
@@ -143,7 +146,7 @@ impl ClientError {
             Self::Startup(error) => error.sqlstate(),
             Self::Replication | Self::StatementMode => SqlState::FEATURE_NOT_SUPPORTED,
             Self::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
-            Self::NoPrimary(_) | Self::ServerUnreachable(_) => SqlState::CANNOT_CONNECT_NOW,
+            Self::NoPrimary(_) | Self::ServerUnreachable(_) | Self::PoolRetired => SqlState::CANNOT_CONNECT_NOW,
             Self::LoginTimeout | Self::Stalled | Self::SlowReader | Self::ServerRefused(_) => {
                 SqlState::CONNECTION_FAILURE
             }
@@ -174,6 +177,7 @@ impl ClientError {
             Self::QueryWait
             | Self::NoPrimary(_)
             | Self::ServerUnreachable(_)
+            | Self::PoolRetired
             | Self::ServerRefused(_)
             | Self::Cancelled
             | Self::QueryTimeout

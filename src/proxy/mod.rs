@@ -1,5 +1,35 @@
-//! THE DATA PATH. (map follows)
+//! THE DATA PATH, in the order it runs.
+//!
+//! 1. [`accept`]: listeners; each socket goes to the [`worker`] with the fewest clients and stays there
+//! 2. [`handshake`]: TLS, the first packet, who the client is, what it is told
+//! 3. [`session`]: the loop of a client's life, and what it owns
+//! 4. [`shared`]: which pool the session belongs to now (`Shared::route`)
+//! 5. [`pool`]: checkout, queue, limits
+//! 6. [`relay`]: frames both ways until the server owes nothing
+//! 7. [`pool`] again: the server goes to whoever waits, or rests
+//!
+//! Beside it: [`server`] (a server connection), [`statements`] (what clients prepare, shared), [`cancel`] (a cancel
+//! key's way), [`client`] (what others may do to a client), [`census`] (who is connected), [`error`] (what a client can be
+//! told).
+
+pub mod accept;
+pub mod cancel;
+pub mod census;
+pub mod client;
+pub mod error;
+pub mod handshake;
 pub mod pool;
+pub mod relay;
 pub mod server;
 pub mod session;
+pub mod shared;
 pub mod statements;
+pub mod worker;
+
+use base64::Engine as _;
+
+/// A fresh SCRAM nonce: 18 random bytes in base64, as PostgreSQL's (`SCRAM_RAW_NONCE_LEN`).
+#[must_use]
+pub fn nonce() -> String {
+    base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 18]>())
+}

@@ -40,6 +40,12 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// What servers call the statement `id`.
+    #[must_use]
+    pub fn name_of(id: u64) -> Vec<u8> {
+        format!("howdah_{id}").into_bytes()
+    }
+
     /// Notes one more use as an unnamed statement; `true` when it was not the first.
     pub fn seen_again(&self) -> bool {
         self.seen.load(Ordering::Relaxed) || self.seen.swap(true, Ordering::Relaxed)
@@ -91,7 +97,7 @@ impl Registry {
         let sql = split_cstr(definition).map_or(definition, |(sql, _)| sql);
         let statement = Arc::new(Statement {
             id,
-            name: format!("howdah_{id}").into_bytes().into(),
+            name: Statement::name_of(id).into(),
             definition: definition.into(),
             opening: Opening::of(sql),
             seen: AtomicBool::new(false),

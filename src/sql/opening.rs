@@ -18,6 +18,8 @@ pub enum Opening {
     PrepareTransaction,
     /// `SAVEPOINT`.
     Savepoint,
+    /// `RELEASE`.
+    Release,
     /// `COPY`.
     Copy,
     /// `DISCARD`, `DEALLOCATE`: may take prepared statements away from the server.
@@ -61,6 +63,8 @@ impl Opening {
             Self::PrepareTransaction
         } else if is(first, "savepoint") {
             Self::Savepoint
+        } else if is(first, "release") {
+            Self::Release
         } else if is(first, "copy") {
             Self::Copy
         } else if is(first, "discard") || is(first, "deallocate") {

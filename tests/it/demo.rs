@@ -7,7 +7,7 @@ use std::process::Command;
 use howdah::demo::process::{Process, processes_in};
 use rustix::process::Signal;
 
-use crate::support::{SOON, binary, eventually};
+use crate::support::{self, SOON, binary, eventually, shared};
 
 /// A demo whose temporary files are where the test can look for leftovers.
 struct Demo {
@@ -116,4 +116,16 @@ fn a_machine_without_postgresql_is_told_what_to_install() {
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("/nonexistent/initdb") && told.contains("apt-get install postgresql-15"), "{told}");
+}
+
+#[test]
+fn the_configurations_that_demo_and_harness_write_are_valid() {
+    let (listener, http) = (([127, 0, 0, 1], 6432).into(), ([127, 0, 0, 1], 6433).into());
+    let nodes = shared().nodes();
+    let demo = howdah::demo::endpoint::configuration(listener, http, nodes, "howdah", "secret");
+    for toml in [demo, support::config(nodes, 6432, 6433, "[pool]\nsize = 3\n")] {
+        if let Err(problems) = howdah::config::parse(Path::new("howdah.toml"), &toml) {
+            panic!("{problems}\n{toml}");
+        }
+    }
 }

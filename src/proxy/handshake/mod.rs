@@ -24,7 +24,7 @@ use super::error::ClientError;
 use super::session::Session;
 use super::session::settings::Settings;
 use super::worker::{Accepted, Guest, Worker};
-use crate::config::{AuthMethod, Profile};
+use crate::config::AuthMethod;
 use crate::net::stream::{Socket, Stream};
 use crate::protocol::startup::{self, Startup, StartupError};
 

@@ -141,9 +141,21 @@ impl Pool {
         self.endpoint.store(endpoint);
     }
 
-    /// Whether it should be used.
+    /// Whether it should not be used any more. Those who wait in it go and wait elsewhere.
     pub fn set_retired(&self, retired: bool) {
         self.retired.store(retired, Ordering::Release);
+        if retired && self.is_contended() {
+            let dismissed: Vec<_> = self.books.lock().dismiss().collect();
+            for (ticket, client) in dismissed {
+                client.refuse(ticket, ClientError::PoolRetired);
+            }
+        }
+    }
+
+    /// How long a check of an idle server may take.
+    #[must_use]
+    pub fn check_within(&self) -> Duration {
+        self.settings.load().server_connect.unwrap_or(Duration::from_secs(15))
     }
 
     /// The limits it is under.

@@ -1,10 +1,12 @@
 //! A server connection: what howdah knows about it. Knows no pool.
 //!
 //! - [`connect`]: dialling and logging in.
+//! - [`drain`]: bringing it to rest when its client has gone.
 //! - [`prefix`]: bringing it to a client's settings.
 //! - [`statements`]: what it has prepared.
 
 pub mod connect;
+pub mod drain;
 pub mod prefix;
 pub mod statements;
 

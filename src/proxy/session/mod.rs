@@ -1,3 +1,188 @@
-//! x
+//! A client's session: what it owns, and the loop of its life.
+//!
+//! - [`run`]: the loop: read a request, borrow a server, relay, give it back
+//! - [`inbox`], [`outbox`]: bytes on their way
+//! - [`request`]: a client's messages on their way to a server
+//! - [`deadlines`]: when its patience ends
+//! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
+//! - [`lost`]: what a client is told in a transaction whose server went away
+
+pub mod deadlines;
+pub mod inbox;
+pub mod lost;
+pub mod outbox;
+pub mod request;
+pub mod run;
 pub mod settings;
 pub mod statements;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use self::deadlines::Deadlines;
+use self::inbox::Inbox;
+use self::lost::LostBlock;
+use self::outbox::Outbox;
+use self::settings::{Reported, Settings};
+use self::statements::ClientStatements;
+use super::client::ClientHandle;
+use super::handshake::Presence;
+use super::pool::Pool;
+use super::server::Server;
+use super::worker::Worker;
+use crate::config::Profile;
+use crate::net::stream::{Socket, Stream};
+
+/// Which pool a session belongs to, and by which configuration and topology that was decided.
+#[derive(Debug)]
+pub struct Membership {
+    /// The database it asked for.
+    pub database: Arc<str>,
+    /// Its user.
+    pub user: Arc<str>,
+    /// What holds for the two.
+    pub profile: Profile,
+    /// Where it borrows servers; `None` while there is no primary.
+    pub pool: Option<Arc<Pool>>,
+    /// The topology's version.
+    pub version: u64,
+    /// The configuration's.
+    pub generation: u64,
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Session {
+    /// Its connection.
+    pub stream: Stream,
+    pub(super) handle: Arc<ClientHandle>,
+    pub(super) worker: Rc<Worker>,
+    member: Membership,
+    /// What it has set.
+    pub(super) wants: Arc<Settings>,
+    /// What it has been told of its server.
+    pub(super) told: Arc<Reported>,
+    pub(super) names: ClientStatements,
+    pub(super) inbox: Inbox,
+    /// How much of the inbox is known to be whole messages that end no turn.
+    scanned: usize,
+    pub(super) outbox: Outbox,
+    /// Answers of howdah's own that go out with what the server says next.
+    pub(super) pending: Vec<u8>,
+    /// Bytes of a client's message that stream to the server.
+    pub(super) message_left: usize,
+    /// Bytes of a client's message that go nowhere.
+    pub(super) discard_left: usize,
+    /// A request was refused: everything up to its Sync is dropped.
+    pub(super) skip_to_sync: bool,
+    lost: Option<LostBlock>,
+    deadlines: Deadlines,
+    _presence: Presence,
+}
+
+impl Session {
+    /// A session that has just been greeted; its stream is still the handshake's.
+    #[must_use]
+    pub fn new(
+        worker: &Rc<Worker>,
+        handle: &Arc<ClientHandle>,
+        member: Membership,
+        wants: Arc<Settings>,
+        told: Arc<Reported>,
+        presence: Presence,
+    ) -> Self {
+        Self {
+            stream: Stream::Plain(Socket::Closed),
+            handle: Arc::clone(handle),
+            worker: Rc::clone(worker),
+            member,
+            wants,
+            told,
+            names: ClientStatements::default(),
+            inbox: Inbox::default(),
+            scanned: 0,
+            outbox: Outbox::default(),
+            pending: Vec::new(),
+            message_left: 0,
+            discard_left: 0,
+            skip_to_sync: false,
+            lost: None,
+            deadlines: Deadlines::default(),
+            _presence: presence,
+        }
+    }
+
+    /// Its user.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.member.user
+    }
+
+    /// The database it asked for.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.member.database
+    }
+}
+
+/// A server connection lent to a client. Dropping it closes the connection: giving it back takes proof that it is
+/// settled.
+#[derive(Debug)]
+pub struct Loan {
+    server: Option<Box<Server>>,
+    pub(super) pool: Arc<Pool>,
+    worker: Rc<Worker>,
+    /// What the server reported when it was lent.
+    pub(super) reported: Arc<Reported>,
+    /// A state prefix that waits for the client's first turn, to travel with it.
+    prefix: Option<crate::net::buffer::Growing>,
+    /// The client's turn behind a state prefix has been sent: nothing more until the prefix is answered.
+    pub(super) turn_sent: bool,
+    /// The state prefix failed with this: the server is being put right, the client has been told.
+    pub(super) prefix_failed: bool,
+    /// A COPY has been bound in the open batch: its Execute decides what the server does with the Sync behind it.
+    copy_bound: bool,
+    /// Such an Execute has been sent: nothing more until it is answered.
+    copy_asked: bool,
+    /// A ReadyForQuery `I` has been passed on: others may want the server.
+    pub(super) rested: bool,
+    /// Something that may commit is on its way.
+    pub(super) commits: bool,
+    /// Anything at all has been sent for the client.
+    pub(super) used: bool,
+    /// The fields of the error with which the server ended the session.
+    pub(super) fatal: Option<Box<[u8]>>,
+    /// `timeouts.query` has run out: the cancel is on its way.
+    pub(super) query_expired: bool,
+}
+
+impl Loan {
+    fn new(server: Box<Server>, pool: Arc<Pool>, worker: Rc<Worker>) -> Self {
+        Self {
+            reported: Arc::clone(&server.reported),
+            server: Some(server),
+            pool,
+            worker,
+            prefix: None,
+            turn_sent: false,
+            prefix_failed: false,
+            copy_bound: false,
+            copy_asked: false,
+            rested: false,
+            commits: false,
+            used: false,
+            fatal: None,
+            query_expired: false,
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            self.pool.discard(&self.worker, server);
+        }
+    }
+}

@@ -93,6 +93,15 @@ impl ClientStatements {
         }
     }
 
+    /// The server that was lent goes back: what only it knew is gone.
+    pub fn leave_server(&mut self) {
+        if let Some(names) = &mut self.0
+            && matches!(names.unnamed, Unnamed::OnServer)
+        {
+            names.unnamed = Unnamed::None;
+        }
+    }
+
     /// Forgets all names (`DEALLOCATE ALL`, `DISCARD ALL`).
     pub fn clear(&mut self) {
         self.0 = None;

@@ -1,0 +1,289 @@
+//! `howdah serve`: the daemon. Wires the parts together, and turns signals into orders.
+//!
+//! Threads: one worker each for its clients (`proxy/worker.rs`), and this one for everything else: the acceptor, the
+//! monitor, the catalogue, HTTP, signals.
+//!
+//! SIGHUP reloads. The first SIGTERM or SIGINT lets transactions finish, `timeouts.shutdown` at most; the second ends at
+//! once.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload;
+
+use crate::admin::http::{HttpAddress, HttpListener, PoolRow, Sources};
+use crate::catalog::{Monitor, Verifiers, WatchedCluster, WatchedNode};
+use crate::cluster::{Watch, watch};
+use crate::config::{self, Config, LogFormat};
+use crate::proxy::accept::Door;
+use crate::proxy::shared::{Running, Shared};
+use crate::proxy::worker::{Worker, WorkerGate};
+use crate::topology::Board;
+
+/// Where the configuration is looked for.
+pub const DEFAULT_CONFIG: &str = "/etc/howdah/howdah.toml";
+
+/// How often a shutdown looks whether everybody has gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The daemon: endpoint, pools, monitor, HTTP.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+type LogLevel = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// When the configuration is wrong or a listener cannot be opened.
+pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let config = config::load(&args.config)?;
+    let log_level = start_log(&config);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .context("could not start a runtime")?;
+    runtime.block_on(serve(args, config, log_level))
+}
+
+fn start_log(config: &Config) -> LogLevel {
+    use tracing_subscriber::prelude::*;
+    let (filter, handle) = reload::Layer::new(filter(config));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match config.log.format {
+        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+    }
+    handle
+}
+
+/// howdah's own words at the configured level; libraries only when something is wrong with them.
+fn filter(config: &Config) -> EnvFilter {
+    EnvFilter::new(format!("warn,howdah={}", config.log.level.as_str()))
+}
+
+async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow::Result<()> {
+    let running = Running::new(config).context("the configuration cannot be used")?;
+    let config = running.config.clone();
+    let board = Arc::new(Board::new());
+    let clusters = watched(&running);
+    let catalog = Verifiers::start(clusters.clone(), Arc::clone(&board));
+    let workers = config.limits.workers.count();
+    let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, workers));
+    let monitor = Arc::new(watch(clusters, Arc::clone(&board)));
+    let shutting_down = Arc::new(AtomicBool::new(false));
+    let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
+
+    let (gates, threads) = spawn_workers(&shared, workers)?;
+    let mut doors = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        doors.push(Door::open(listener, index).await?);
+    }
+    if let Some(address) = http_address(&config) {
+        let listener = HttpListener::bind(address).await?;
+        tracing::info!(address = %listener.address(), "http listening");
+        let serving = listener.serve(sources(&shared, &monitor, &shutting_down), async {
+            let _ = http_stopped.await;
+        });
+        tokio::task::spawn_local(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "http stopped");
+            }
+        });
+    }
+    let mut accepting = Vec::new();
+    for door in doors {
+        tracing::info!(address = door.address, "listening");
+        accepting.push(tokio::task::spawn_local(door.serve(Rc::clone(&gates))));
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, config = %args.config.display(), "started");
+
+    let mut signals = Signals::new()?;
+    signals.until_shutdown(|| reload(args, &shared, &monitor, &log_level)).await;
+
+    shutting_down.store(true, Ordering::Release);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let patience = shared.running().config.timeouts.shutdown.limit();
+    tracing::info!(clients = shared.census.clients(), "shutting down: transactions finish, nobody comes in");
+    for door in accepting {
+        door.abort();
+    }
+    gates.iter().for_each(WorkerGate::drain);
+    let waiting = Instant::now();
+    let deadline = patience.map(|patience| waiting + patience);
+    while gates.iter().any(|gate| gate.load() > 0) {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            tracing::warn!(clients = shared.census.clients(), "shutdown: not everybody finished in time");
+            break;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = signals.again() => {
+                tracing::warn!(clients = shared.census.clients(), "shutdown: now");
+                break;
+            }
+        }
+    }
+    gates.iter().for_each(WorkerGate::stop);
+    for thread in threads {
+        while !thread.is_finished() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+    let _ = stop_http.send(());
+    monitor.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+#[allow(clippy::type_complexity)] // gates and threads of the same workers
+fn spawn_workers(
+    shared: &Arc<Shared>,
+    workers: usize,
+) -> anyhow::Result<(Rc<Vec<WorkerGate>>, Vec<std::thread::JoinHandle<()>>)> {
+    let spawned = (0..workers).map(|id| Worker::spawn(id, Arc::clone(shared)));
+    let spawned = spawned.collect::<std::io::Result<Vec<_>>>().context("could not start a worker")?;
+    let (gates, threads) = spawned.into_iter().unzip();
+    Ok((Rc::new(gates), threads))
+}
+
+/// Reads the file again and applies it, or says why not and changes nothing.
+fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, log_level: &LogLevel) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+    let loaded = config::load(&args.config).map_err(anyhow::Error::from);
+    match loaded.and_then(|config| Running::new(config).map_err(anyhow::Error::from)) {
+        Ok(running) => {
+            for change in config::compare(&shared.running().config, &running.config) {
+                tracing::warn!(%change, "reload: takes effect at the next start");
+            }
+            let _ = log_level.reload(filter(&running.config)); // fails only once the subscriber is gone
+            let clusters = watched(&running);
+            shared.catalog.replace(clusters.clone());
+            monitor.replace(clusters);
+            shared.reload(running);
+            tracing::info!(config = %args.config.display(), "reloaded");
+        }
+        Err(problems) => {
+            tracing::error!(config = %args.config.display(), "reload refused, nothing has changed:\n{problems:#}");
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+fn watched(running: &Running) -> Vec<WatchedCluster> {
+    let clusters = running.config.clusters.iter().map(|(name, cluster)| {
+        let nodes = cluster.nodes.iter().map(|node| {
+            let tls = running.node_tls(name, &node.name);
+            WatchedNode {
+                name: node.name.as_str().into(),
+                host: node.host.to_string(),
+                port: node.port,
+                tls_required: tls.as_ref().is_some_and(|tls| tls.mode.needs_tls()),
+                tls: tls.filter(|tls| tls.mode.tries_tls_first()).map(|tls| tls.config),
+            }
+        });
+        let entry = &cluster.monitor;
+        WatchedCluster {
+            name: name.as_str().into(),
+            nodes: nodes.collect(),
+            monitor: Some(Monitor {
+                user: entry.user.clone(),
+                password: entry.resolved_password.as_ref().map(|password| password.reveal().to_owned()),
+                dbname: entry.dbname.clone(),
+                interval: entry.interval.get(),
+                timeout: entry.timeout.get(),
+                failure_threshold: entry.failure_threshold,
+            }),
+        }
+    });
+    clusters.collect()
+}
+
+fn http_address(config: &Config) -> Option<HttpAddress> {
+    match &config.http.address {
+        config::HttpAddress::Off => None,
+        config::HttpAddress::Unix(path) => Some(HttpAddress::Unix(path.clone())),
+        tcp @ config::HttpAddress::Tcp { .. } => Some(HttpAddress::Tcp(tcp.to_string())),
+    }
+}
+
+fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<AtomicBool>) -> Sources {
+    let (pools, clients, catalog) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(&shared.catalog));
+    let addresses = Arc::clone(monitor);
+    let rows = move || {
+        let row = |pool: &Arc<crate::proxy::pool::Pool>| {
+            let counts = pool.counts();
+            PoolRow {
+                node: pool.key.node.to_string(),
+                database: pool.key.database.to_string(),
+                user: pool.key.user.to_string(),
+                size: pool.size().into(),
+                open: counts.open.into(),
+                idle: counts.idle.into(),
+                in_use: counts.open.saturating_sub(counts.idle).into(),
+                waiting: counts.waiting.into(),
+                transactions: pool.transactions(),
+            }
+        };
+        pools.pools.all().iter().map(row).collect()
+    };
+    Sources {
+        board: Arc::clone(&shared.board),
+        pools: Arc::new(rows),
+        clients: Arc::new(move || usize::try_from(clients.census.clients()).unwrap_or(usize::MAX)),
+        shutting_down: Arc::clone(shutting_down),
+        extra_missing: Arc::new(move || catalog.missing()),
+        address: Arc::new(move |cluster, node| addresses.address(cluster, node)),
+    }
+}
+
+/// What the operator says by signals.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("could not listen for signals");
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Reloads at each SIGHUP, until it is time to stop.
+    async fn until_shutdown(&mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => reload(),
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+            }
+        }
+    }
+
+    /// Somebody insists.
+    async fn again(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

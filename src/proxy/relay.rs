@@ -1,0 +1,475 @@
+//! Frames both ways until the server owes nothing.
+//!
+//! Server to client: headers are scanned in place and whole slices passed on; a message of any size streams through one
+//! buffer. Only where the client must read something else than the server wrote (answers of howdah's own, swallowed
+//! ones, parameters that changed) are bytes put together anew. Client to server is `session/request.rs`.
+//!
+//! Answers are passed on as they come, never batched; a client that does not take them stops its own server from being
+//! read, and nobody else's.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::client::Signal;
+use super::error::ClientError;
+use super::pool::Pool;
+use super::server::Server;
+use super::session::outbox::Outbox;
+use super::session::request::local_message;
+use super::session::run::End;
+use super::session::{Loan, Session};
+use crate::net::buffer::{self, Growing, Lent};
+use crate::pg::SqlState;
+use crate::protocol::error_response::{self, ServerError, Severity};
+use crate::protocol::frame::{HEADER_LEN, Scan, scan_header};
+use crate::protocol::messages;
+use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
+
+/// Room in front of what is read, for answers of howdah's own that go out before it.
+const HEADROOM: usize = 64;
+
+/// Messages whose content matters are waited for up to this size; a larger one of them is no server's.
+const LOOKED_INTO_MAX: usize = 60_000;
+
+/// What goes to the client of one read: the buffer itself, or something put together.
+struct Incoming {
+    lent: Lent,
+    /// Where the run begins that has not been copied.
+    run: usize,
+    /// Up to where everything is accounted for.
+    upto: usize,
+    made: Option<Growing>,
+}
+
+impl Incoming {
+    /// The bytes being put together, with everything before `at` in them.
+    fn at(&mut self, at: usize, pending: &mut Vec<u8>) -> &mut Growing {
+        let made = self.made.get_or_insert_with(|| {
+            let mut made = buffer::lend_growing();
+            made.append(pending);
+            made
+        });
+        made.extend_from_slice(self.lent.get(self.run..at).unwrap_or_default());
+        self.run = at;
+        made
+    }
+
+    /// Leaves out what stands between `at` and `end`.
+    fn skip(&mut self, at: usize, end: usize, pending: &mut Vec<u8>) {
+        self.at(at, pending);
+        self.run = end;
+    }
+}
+
+impl Session {
+    /// Relays until the server may go back to its pool.
+    ///
+    /// # Errors
+    /// [`End`]: why it may not.
+    pub(super) fn poll_relay(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), End>> {
+        if self.handle.has_any() {
+            self.heed_signals(loan, server)?;
+        }
+        loop {
+            let mut moved = false;
+            if server.out.is_some() && server.poll_send(cx).is_ready() {
+                moved = true;
+            }
+            if !self.outbox.is_empty() {
+                match self.outbox.poll_send(&mut self.stream, cx) {
+                    Poll::Ready(Ok(())) => moved = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Gone)),
+                    Poll::Pending => {}
+                }
+                self.arm_write(!self.outbox.is_empty());
+            }
+            if self.outbox.is_empty()
+                && let Poll::Ready(read) = self.poll_server(loan, server, cx)
+            {
+                read?;
+                moved = true;
+            }
+            if server.is_settled() && server.pipeline.status() == b'I' && loan.used && self.may_release(loan) {
+                return Poll::Ready(Ok(()));
+            }
+            if !loan.is_gated(server) && !self.yields(loan, server) {
+                moved |= self.poll_client(loan, server, cx)?;
+            }
+            if !moved {
+                self.inbox.park();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether a client that keeps its server busy with pipelined batches must let others have it first.
+    fn yields(&self, loan: &Loan, server: &Server) -> bool {
+        loan.rested && self.message_left == 0 && !server.pipeline.has_open_batch() && loan.pool.is_contended()
+    }
+
+    /// Takes what the client has sent, or reads more.
+    fn poll_client(&mut self, loan: &mut Loan, server: &mut Server, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        if !self.inbox.is_empty() {
+            moved = self.forward(loan, server, cx)?;
+            if loan.is_gated(server) {
+                return Ok(moved);
+            }
+        }
+        if self.inbox.is_full() {
+            return Ok(moved);
+        }
+        match self.inbox.poll_fill(&mut self.stream, cx) {
+            Poll::Pending => Ok(moved),
+            Poll::Ready(Ok(0) | Err(_)) => Err(End::Gone),
+            Poll::Ready(Ok(_)) => {
+                self.forward(loan, server, cx)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Reads once from the server and passes it on.
+    fn poll_server(&mut self, loan: &mut Loan, server: &mut Server, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut lent = buffer::lend();
+        let carried = server.carry.len();
+        let Some(room) = lent.get_mut(HEADROOM + carried..) else {
+            return Poll::Ready(Err(End::Fault(ClientError::Internal("a carried message outgrew its buffer"))));
+        };
+        let read = match server.stream.poll_read(cx, room) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(read)) if read > 0 => read,
+            Poll::Ready(_) => return Poll::Ready(Err(End::ServerLost)),
+        };
+        if carried > 0 {
+            if let Some(front) = lent.get_mut(HEADROOM..HEADROOM + carried) {
+                front.copy_from_slice(&server.carry);
+            }
+            server.carry.clear();
+        }
+        let end = HEADROOM + carried + read;
+        let mut incoming = Incoming { lent, run: HEADROOM, upto: HEADROOM, made: None };
+        let scanned = self.scan(loan, server, &mut incoming, end);
+        // what was understood before something went wrong is the client's all the same
+        self.hand_on(incoming);
+        if !self.outbox.is_empty()
+            && let Poll::Ready(Err(_)) = self.outbox.poll_send(&mut self.stream, cx)
+        {
+            return Poll::Ready(Err(End::Gone));
+        }
+        Poll::Ready(scanned)
+    }
+
+    /// Puts what was read and accounted for into the outbox.
+    fn hand_on(&mut self, incoming: Incoming) {
+        let Incoming { mut lent, run, upto: at, made } = incoming;
+        if let Some(mut made) = made {
+            made.extend_from_slice(lent.get(run..at).unwrap_or_default());
+            if !made.is_empty() {
+                self.outbox = Outbox::Made { buffer: made, sent: 0 };
+            }
+            return;
+        }
+        let mut start = run;
+        if !self.pending.is_empty() && at > run {
+            let front = HEADROOM.saturating_sub(self.pending.len());
+            match lent.get_mut(front..HEADROOM) {
+                Some(room) if room.len() == self.pending.len() && run == HEADROOM => {
+                    room.copy_from_slice(&self.pending);
+                    self.pending.clear();
+                    start = front;
+                }
+                _ => {
+                    let mut made = buffer::lend_growing();
+                    made.append(&mut self.pending);
+                    made.extend_from_slice(lent.get(run..at).unwrap_or_default());
+                    self.outbox = Outbox::Made { buffer: made, sent: 0 };
+                    return;
+                }
+            }
+        }
+        if at > start {
+            self.outbox = Outbox::Read { buffer: lent, start, end: at };
+        }
+    }
+
+    /// Goes over what was read, message by message; a message that is cut short is carried over to the next read.
+    fn scan(&mut self, loan: &mut Loan, server: &mut Server, incoming: &mut Incoming, end: usize) -> Result<(), End> {
+        let mut at = HEADROOM;
+        while at < end {
+            if server.body_left > 0 {
+                let here = server.body_left.min(end - at);
+                if server.body_dropped {
+                    incoming.skip(at, at + here, &mut self.pending);
+                }
+                server.body_left -= here;
+                at += here;
+                incoming.upto = at;
+                continue;
+            }
+            let rest = incoming.lent.get(at..end).unwrap_or_default();
+            let (tag, total) = match scan_header(rest) {
+                Ok(Scan::Header { tag, body_len }) => {
+                    (tag, HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN))
+                }
+                Ok(Scan::More(_)) => {
+                    server.carry.extend_from_slice(rest);
+                    return Ok(());
+                }
+                Err(_) => return Err(desync(loan, server, rest.first().copied().unwrap_or(0))),
+            };
+            if total > rest.len() && matches!(tag, b'Z' | b'S' | b'C' | b'E' | b'A') {
+                if total <= LOOKED_INTO_MAX {
+                    server.carry.extend_from_slice(rest);
+                    return Ok(());
+                }
+                if matches!(tag, b'Z' | b'S' | b'C') {
+                    return Err(desync(loan, server, tag));
+                }
+            }
+            let here = total.min(rest.len());
+            let first = rest.get(HEADER_LEN).copied();
+            let Ok(receipt) = server.pipeline.receive(tag, first) else {
+                return Err(desync(loan, server, tag));
+            };
+            // rows, the bulk of everything, need nothing more
+            if receipt == Receipt::Forward && matches!(tag, b'D' | b'd' | b'T' | b'2' | b'1') && !server.pipeline.has_events() {
+                server.body_left = total - here;
+                server.body_dropped = false;
+                at += here;
+            } else {
+                let keep = self.heed(loan, server, incoming, at, here, tag, receipt)?;
+                if !keep {
+                    incoming.skip(at, at + here, &mut self.pending);
+                }
+                server.body_left = total - here;
+                server.body_dropped = !keep;
+                at += here;
+            }
+            while let Some(local) = server.pipeline.due() {
+                if at == HEADROOM {
+                    self.pending.extend_from_slice(local_message(local));
+                } else {
+                    incoming.at(at, &mut self.pending).extend_from_slice(local_message(local));
+                }
+            }
+            incoming.upto = at;
+        }
+        Ok(())
+    }
+
+    /// Looks into one message and does what it takes; `true` when the client gets it as it is.
+    #[allow(clippy::too_many_arguments)] // one message's circumstances; a struct of them would be used once
+    fn heed(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        incoming: &mut Incoming,
+        at: usize,
+        here: usize,
+        tag: u8,
+        receipt: Receipt,
+    ) -> Result<bool, End> {
+        if server.pipeline.has_events() {
+            self.note_events(server);
+        }
+        let body = |incoming: &Incoming| -> Vec<u8> {
+            incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default().to_vec()
+        };
+        match receipt {
+            Receipt::Forward => match tag {
+                b'S' => {
+                    let body = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
+                    let noted = server.note_parameter(body, &self.worker.shared.reported);
+                    if noted.is_none() {
+                        return Err(desync(loan, server, tag));
+                    }
+                    Ok(false) // the client is told in front of ReadyForQuery
+                }
+                b'A' => Ok(self.is_session_mode() || server.dirty == Some(self.handle.id)),
+                b'C' => {
+                    let tag = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
+                    self.note_command(server, tag);
+                    Ok(true)
+                }
+                b'E' => self.heed_error(loan, server, incoming, at, &body(incoming)),
+                _ => Ok(true),
+            },
+            Receipt::Swallow => {
+                if tag == b'E' {
+                    tracing::debug!(client = self.handle.id, "an answer of howdah's own was an error");
+                }
+                Ok(false)
+            }
+            Receipt::Replace(message) => {
+                incoming.at(at, &mut self.pending).extend_from_slice(&message);
+                Ok(false)
+            }
+            Receipt::PrefixDone => {
+                server.applied = Arc::clone(&self.wants);
+                server.dirty = None;
+                Ok(false)
+            }
+            Receipt::PrefixFailed => {
+                self.prefix_failed(loan, server, incoming, at, &body(incoming))?;
+                Ok(false)
+            }
+            Receipt::Ready => {
+                self.note_ready(loan, server, incoming, at)?;
+                Ok(true)
+            }
+            Receipt::ReadySwallowed => Ok(false),
+            Receipt::Unsolicited => {
+                loan.fatal = Some(body(incoming).into());
+                Err(End::ServerLost)
+            }
+        }
+    }
+
+    /// ReadyForQuery: what has changed is told in front of it, and learned where it will last.
+    fn note_ready(&mut self, loan: &mut Loan, server: &mut Server, incoming: &mut Incoming, at: usize) -> Result<(), End> {
+        if !Arc::ptr_eq(&self.told, &server.reported) {
+            let told = std::mem::replace(&mut self.told, Arc::clone(&server.reported));
+            for (name, value) in server.reported.iter().filter(|(name, value)| told.value(name) != Some(value)) {
+                messages::parameter_status(incoming.at(at, &mut self.pending), name, value);
+            }
+        }
+        let status = server.pipeline.status();
+        if status == b'I' {
+            loan.rested = true;
+            loan.commits = !server.pipeline.quiet() && loan.commits;
+            if !Arc::ptr_eq(&loan.reported, &server.reported) && server.pipeline.settled() {
+                let shared = &self.worker.shared;
+                self.wants = shared.settings.intern(self.wants.learn(&server.reported, &server.login));
+                server.applied = Arc::clone(&self.wants);
+                loan.reported = Arc::clone(&server.reported);
+            }
+        } else if self.is_statement_mode() {
+            return Err(End::Fault(ClientError::StatementMode));
+        }
+        if server.pipeline.quiet() {
+            self.names.settled();
+        }
+        self.arm_deadline(loan, server);
+        Ok(())
+    }
+
+    /// CommandComplete: some commands change what the next client would find.
+    fn note_command(&mut self, server: &mut Server, tag: &[u8]) {
+        match tag {
+            b"SET\0" | b"RESET\0" | b"LISTEN\0" => server.dirty = Some(self.handle.id),
+            b"DISCARD ALL\0" | b"DEALLOCATE ALL\0" => {
+                server.prepared.distrust();
+                server.unnamed = None;
+                self.names.clear();
+            }
+            _ => {}
+        }
+    }
+
+    /// An ErrorResponse for the client; `true` when it gets it as it is.
+    fn heed_error(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        incoming: &mut Incoming,
+        at: usize,
+        body: &[u8],
+    ) -> Result<bool, End> {
+        let error = ServerError::read(body);
+        server.unnamed = None; // a failed Parse destroys it
+        if error.fatal {
+            loan.fatal = Some(body.into());
+            return Err(End::ServerLost);
+        }
+        if loan.query_expired && error.code == Some(SqlState::QUERY_CANCELED) {
+            loan.query_expired = false;
+            ClientError::QueryTimeout.write(incoming.at(at, &mut self.pending));
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// The state prefix failed: the client's turn was skipped. It is told, and the server put right.
+    fn prefix_failed(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        incoming: &mut Incoming,
+        at: usize,
+        body: &[u8],
+    ) -> Result<(), End> {
+        let internal = |_| End::Fault(ClientError::Internal("a failed state prefix cannot be put right"));
+        let turn_ended = loan.turn_sent;
+        server.pipeline.swallow_readies();
+        let mut repair = buffer::lend_growing();
+        if server.pipeline.skipping() {
+            repair.extend_from_slice(&messages::SYNC);
+            server.pipeline.push(Owed::Sync(Reply::Swallow)).map_err(internal)?;
+        }
+        messages::query(&mut repair, b"ROLLBACK");
+        server.pipeline.push(Owed::Query(Reply::Swallow)).map_err(internal)?;
+        server.unnamed = None;
+        server.prepared.next_batch();
+        match &mut server.out {
+            Some(out) => out.extend_from_slice(&repair),
+            None => server.out = Some(repair),
+        }
+        loan.prefix_failed = true;
+        let made = incoming.at(at, &mut self.pending);
+        error_response::relabel(made, Severity::Error, body);
+        if turn_ended {
+            made.extend_from_slice(&messages::ready_for_query(b'I'));
+        } else {
+            self.skip_to_sync = true;
+        }
+        if self.message_left > 0 {
+            self.discard_left = 0; // the rest of the message still has to reach the server, which skips it
+        }
+        Ok(())
+    }
+
+    fn note_events(&mut self, server: &mut Server) {
+        for event in server.pipeline.take_events() {
+            match event {
+                Event::Parsed(id) => server.prepared.parsed(id),
+                Event::NotParsed(id) => server.prepared.not_parsed(id),
+                Event::NotClosed(id) => server.prepared.not_closed(id),
+                Event::Undone(serial) => self.names.undo(serial),
+            }
+        }
+    }
+
+    /// Something asks for attention while a server is lent.
+    fn heed_signals(&mut self, loan: &mut Loan, server: &mut Server) -> Result<(), End> {
+        if self.handle.has(Signal::Now) {
+            return Err(End::Now);
+        }
+        if self.handle.has(Signal::Cancel) {
+            self.handle.clear(Signal::Cancel); // its wait is over already
+        }
+        if self.handle.has(Signal::Goodbye) && self.is_session_mode() && server.is_settled() && server.pipeline.status() == b'I' {
+            return Err(End::Fault(ClientError::ShuttingDown));
+        }
+        if self.handle.has(Signal::Expired) {
+            self.handle.clear(Signal::Expired);
+            self.heed_deadline(loan, server)?;
+        }
+        Ok(())
+    }
+}
+
+/// The server said something nobody asked for: that is howdah's or the server's defect, and never the client's.
+fn desync(loan: &Loan, server: &Server, tag: u8) -> End {
+    let pool: &Pool = &loan.pool;
+    pool.count_desync();
+    let (node, database, user) = (&*pool.key.node, &*pool.key.database, &*pool.key.user);
+    let tag = char::from(tag);
+    tracing::error!(node, database, user, server_pid = server.identity.pid, %tag, "server lost step");
+    End::ServerLost
+}

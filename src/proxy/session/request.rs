@@ -1,0 +1,579 @@
+//! A client's messages on their way to a server.
+//!
+//! Each is accounted for in the server's pipeline first, then passed on as it is wherever possible: a run of unchanged
+//! messages goes out as one slice of the buffer it was read into. In transaction and statement mode the names of
+//! prepared statements are the client's own and replaced by shared ones (`proxy/statements.rs`); in session mode nothing
+//! is touched.
+//!
+//! Where howdah has to refuse one message of a batch, the server is made to fail at that place (a Bind of a statement
+//! that cannot exist) and its error replaced: its transaction then fails as PostgreSQL's would have.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::inbox::{HOLD_MAX, Inbox};
+use super::run::End;
+use super::statements::Unnamed;
+use super::{Loan, Session};
+use crate::config::PoolMode;
+use crate::net::buffer::{self, Growing};
+use crate::protocol::frame::{HEADER_LEN, Scan, scan_client, split_cstr};
+use crate::protocol::messages;
+use crate::protocol::pipeline::{InCopy, Local, Owed, Reply};
+use crate::proxy::error::ClientError;
+use crate::proxy::server::Server;
+use crate::proxy::statements::Statement;
+use crate::sql::opening::Opening;
+
+/// Replies a client may be owed before more is read from it.
+const OWED_MAX: usize = 4_096;
+
+/// A name no statement can have on a server: howdah makes the names there.
+const NO_STATEMENT: &[u8] = b"howdah_none";
+
+/// What becomes of a message.
+enum Way {
+    /// It goes on as it is.
+    AsIs,
+    /// It goes nowhere.
+    Nowhere,
+    /// Something else has been written in place of its first so many bytes.
+    Replaced(usize),
+}
+
+/// The bytes for a server: unchanged runs are copied only once something else has to go between them.
+struct Outgoing<'a> {
+    data: &'a [u8],
+    /// Where the run begins that has not been copied.
+    run: usize,
+    made: Option<Growing>,
+}
+
+impl Outgoing<'_> {
+    /// The buffer, with everything before `at` in it.
+    fn at(&mut self, at: usize) -> &mut Growing {
+        let made = self.made.get_or_insert_with(buffer::lend_growing);
+        made.extend_from_slice(self.data.get(self.run..at).unwrap_or_default());
+        self.run = at;
+        made
+    }
+}
+
+impl Loan {
+    /// Whether the client's next message has to wait.
+    pub(in crate::proxy) fn is_gated(&self, server: &Server) -> bool {
+        server.out.is_some()
+            || self.copy_asked && !server.pipeline.quiet() && !server.pipeline.reads_copy()
+            || self.turn_sent && server.pipeline.prefix_open()
+            || self.prefix_failed
+            || server.pipeline.len() >= OWED_MAX
+    }
+}
+
+impl Session {
+    /// Takes messages from the inbox, as far as they are whole or stream, and sends them. `true` when any was taken.
+    pub(in crate::proxy) fn forward(&mut self, loan: &mut Loan, server: &mut Server, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let forwarded = self.forward_from(&mut inbox, loan, server, cx);
+        self.inbox = inbox;
+        forwarded
+    }
+
+    fn forward_from(
+        &mut self,
+        inbox: &mut Inbox,
+        loan: &mut Loan,
+        server: &mut Server,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, End> {
+        let data = inbox.bytes();
+        // a state prefix travels with the first turn
+        let mut out = Outgoing { data, run: 0, made: loan.prefix.take() };
+        let mut at = 0;
+        let mut flush = false;
+        while at < data.len() {
+            let rest = data.get(at..).unwrap_or_default();
+            if self.message_left > 0 {
+                let taken = self.message_left.min(rest.len());
+                self.message_left -= taken;
+                at += taken;
+                continue;
+            }
+            if self.discard_left > 0 {
+                let taken = self.discard_left.min(rest.len());
+                self.discard_left -= taken;
+                out.at(at);
+                at += taken;
+                out.run = at;
+                continue;
+            }
+            if loan.is_gated(server) {
+                break;
+            }
+            let Scan::Header { tag, body_len } = scan_client(rest).map_err(ClientError::from)? else { break };
+            let total = HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN);
+            if total > rest.len() && (total <= HOLD_MAX || rest.len() < HOLD_MAX.min(total) && !inbox.is_full()) {
+                break; // held back until it is whole, or there is as much of it as is ever looked at
+            }
+            let here = total.min(rest.len());
+            let body = rest.get(HEADER_LEN..here).unwrap_or_default();
+            let way = self.account(tag, body, total, loan, server, &mut out, at)?;
+            match way {
+                Way::AsIs => {
+                    self.message_left = total - here;
+                    at += here;
+                }
+                Way::Nowhere => {
+                    out.at(at);
+                    self.discard_left = total - here;
+                    at += here;
+                    out.run = at;
+                }
+                Way::Replaced(taken) if taken < total => {
+                    // what follows the replaced part goes on as it is
+                    out.run = at + taken;
+                    self.message_left = total - here;
+                    at += here;
+                }
+                Way::Replaced(_) => {
+                    self.discard_left = total - here;
+                    at += here;
+                    out.run = at;
+                }
+            }
+            match tag {
+                b'H' => flush = true,
+                b'E' if loan.copy_bound => {
+                    // whether the server ignores the Sync behind it depends on the answer: ask for that first
+                    out.at(at).extend_from_slice(&messages::FLUSH);
+                    loan.copy_asked = true;
+                }
+                b'Q' | b'S' | b'F' => loan.turn_sent = true,
+                _ => {}
+            }
+        }
+        self.scanned = 0;
+        loan.used |= at > 0;
+        if let Some(mut made) = out.made.take() {
+            made.extend_from_slice(data.get(out.run..at).unwrap_or_default());
+            server.out = Some(made);
+            server.out_sent = 0;
+        } else if at > 0 {
+            send_slice(server, data.get(..at).unwrap_or_default(), cx);
+        }
+        inbox.consume(at);
+        self.flush_local(server, flush);
+        let _ = server.poll_send(cx);
+        self.arm_sent(server);
+        Ok(at > 0)
+    }
+
+    /// Answers of howdah's own whose turn it is; a Flush wants them now.
+    fn flush_local(&mut self, server: &mut Server, flush: bool) {
+        while let Some(local) = server.pipeline.due() {
+            self.pending.extend_from_slice(local_message(local));
+        }
+        if flush && server.pipeline.quiet() && !self.pending.is_empty() {
+            let pending = std::mem::take(&mut self.pending);
+            self.outbox.append(|out| out.extend_from_slice(&pending));
+        }
+    }
+
+    /// Accounts for one message and says where it goes. `body` may be only the beginning of a message of `total` bytes.
+    #[allow(clippy::too_many_arguments)] // one message's circumstances; a struct of them would be used once
+    fn account(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        total: usize,
+        loan: &mut Loan,
+        server: &mut Server,
+        out: &mut Outgoing<'_>,
+        at: usize,
+    ) -> Result<Way, End> {
+        let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(tag));
+        let renames = self.member.profile.mode != PoolMode::Session && self.member.profile.prepared_statements > 0;
+        let pipeline = &mut server.pipeline;
+        match tag {
+            b'Q' => {
+                pipeline.push(Owed::Query(Reply::Forward)).map_err(in_copy)?;
+                let opening = Opening::of(body);
+                loan.commits |= may_commit(opening, body);
+                if opening == Opening::Discards {
+                    server.prepared.distrust();
+                }
+                server.unnamed = None;
+                self.names.set_unnamed(Unnamed::None);
+                Ok(Way::AsIs)
+            }
+            b'P' if renames => self.parse(body, total, server, out, at).map_err(in_copy),
+            b'B' if renames => self.bind(body, total, loan, server, out, at),
+            b'D' if renames && body.first() == Some(&b'S') => self.describe(body, server, out, at),
+            b'C' if renames && body.first() == Some(&b'S') => self.close(body, server).map_err(in_copy),
+            b'P' => {
+                pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward }).map_err(in_copy)?;
+                loan.commits = true; // statements are not followed here: any may commit
+                let sql = split_cstr(body).map_or(body, |(_, sql)| sql);
+                loan.copy_bound |= Opening::of(sql) == Opening::Copy;
+                Ok(Way::AsIs)
+            }
+            b'B' => {
+                pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
+                loan.commits = true;
+                Ok(Way::AsIs)
+            }
+            b'D' => {
+                let owed = if body.first() == Some(&b'S') { Owed::DescribeStatement } else { Owed::DescribePortal };
+                pipeline.push(owed).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
+            b'E' => {
+                pipeline.push(Owed::Execute(Reply::Forward)).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
+            b'C' => {
+                pipeline.push(Owed::Close { id: 0, reply: Reply::Forward }).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
+            b'S' => {
+                let ignored = pipeline.reads_copy();
+                pipeline.push(Owed::Sync(Reply::Forward)).map_err(in_copy)?;
+                if ignored {
+                    return Ok(Way::Nowhere);
+                }
+                server.prepared.next_batch();
+                loan.copy_bound = false;
+                loan.copy_asked = false;
+                Ok(Way::AsIs)
+            }
+            b'H' => Ok(Way::AsIs),
+            b'F' => {
+                pipeline.push(Owed::Function).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
+            // late data of a COPY that has failed: the server would ignore it too
+            b'd' | b'c' | b'f' if pipeline.settled() => Ok(Way::Nowhere),
+            b'd' => Ok(Way::AsIs),
+            b'c' | b'f' => {
+                pipeline.push(Owed::CopyEnd).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
+            b'X' => Err(End::Gone),
+            _ => Err(End::Fault(ClientError::BadMessage)),
+        }
+    }
+
+    fn parse(
+        &mut self,
+        body: &[u8],
+        total: usize,
+        server: &mut Server,
+        out: &mut Outgoing<'_>,
+        at: usize,
+    ) -> Result<Way, InCopy> {
+        let Some((name, definition)) = split_cstr(body) else { return fail(server, out, at, ClientError::BadMessage, total) };
+        let whole = HEADER_LEN + body.len() == total;
+        if !whole {
+            if name.is_empty() {
+                // too large to keep: it lives on this server, as long as nobody replaces it
+                server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward })?;
+                server.unnamed = None;
+                self.names.set_unnamed(Unnamed::OnServer);
+                return Ok(Way::AsIs);
+            }
+            let name = String::from_utf8_lossy(name).into_owned();
+            return fail(server, out, at, ClientError::StatementTooLarge { name, bytes: total, max: HOLD_MAX }, total);
+        }
+        let statement = self.worker.statements.statement(&self.worker.shared.statements, definition);
+        if name.is_empty() {
+            // seen for the first time it is not worth a name; empty texts never are
+            if !statement.seen_again() || statement.opening == Opening::Empty {
+                server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward })?;
+                server.unnamed = Some(statement.id);
+                self.names.set_unnamed(Unnamed::Once(statement));
+                return Ok(Way::AsIs);
+            }
+            self.names.set_unnamed(Unnamed::Shared(Arc::clone(&statement)));
+            return self.parse_shared(&statement, 0, server, out, at, total);
+        }
+        if self.names.named(name).is_some() {
+            let name = String::from_utf8_lossy(name).into_owned();
+            return fail(server, out, at, ClientError::StatementExists(name), total);
+        }
+        let serial = self.names.add(name, Arc::clone(&statement));
+        self.parse_shared(&statement, serial, server, out, at, total)
+    }
+
+    /// The client parses a statement that servers hold under a shared name.
+    fn parse_shared(
+        &mut self,
+        statement: &Arc<Statement>,
+        serial: u32,
+        server: &mut Server,
+        out: &mut Outgoing<'_>,
+        at: usize,
+        total: usize,
+    ) -> Result<Way, InCopy> {
+        // Whether a block has failed is only known when nothing is on its way. In a failed one PostgreSQL refuses to
+        // parse what would not end it, and so must an answer from memory.
+        let known = server.pipeline.readies() == 0;
+        if known && server.pipeline.status() == b'E' && !statement.opening.exits_block() {
+            self.names.undo(serial);
+            return fail(server, out, at, ClientError::BlockFailed, total);
+        }
+        let max = self.member.profile.prepared_statements;
+        let mut need = server.prepared.use_statement(statement.id, max);
+        if !known && !need.parse {
+            need.close.push(statement.id);
+            need.parse = true;
+        }
+        let made = out.at(at);
+        if need.parse {
+            close_statements(server, made, &need.close)?;
+            parse_statement(made, statement);
+            server.pipeline.push(Owed::Parse { id: statement.id, serial, reply: Reply::Forward })?;
+        } else {
+            server.pipeline.push(Owed::Local(Local::ParseComplete, serial))?;
+        }
+        Ok(Way::Replaced(total))
+    }
+
+    /// Sees to it that the server has `statement`, in front of a message that uses it.
+    fn ensure(&self, statement: &Arc<Statement>, server: &mut Server, made: &mut Growing) -> Result<(), InCopy> {
+        let need = server.prepared.use_statement(statement.id, self.member.profile.prepared_statements);
+        if need.parse {
+            close_statements(server, made, &need.close)?;
+            parse_statement(made, statement);
+            server.pipeline.push(Owed::Parse { id: statement.id, serial: 0, reply: Reply::Swallow })?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the server's unnamed statement is `statement`.
+    fn ensure_unnamed(&self, statement: &Arc<Statement>, server: &mut Server, out: &mut Outgoing<'_>, at: usize) -> Result<(), InCopy> {
+        if server.unnamed != Some(statement.id) {
+            let made = out.at(at);
+            messages::message(made, b'P', |body| {
+                body.push(0);
+                body.extend_from_slice(&statement.definition);
+            });
+            server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Swallow })?;
+            server.unnamed = Some(statement.id);
+        }
+        Ok(())
+    }
+
+    fn bind(
+        &mut self,
+        body: &[u8],
+        total: usize,
+        loan: &mut Loan,
+        server: &mut Server,
+        out: &mut Outgoing<'_>,
+        at: usize,
+    ) -> Result<Way, End> {
+        let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(b'B'));
+        let names = split_cstr(body).and_then(|(portal, rest)| Some((portal, split_cstr(rest)?.0)));
+        let Some((portal, name)) = names else { return Err(End::Fault(ClientError::BadMessage)) };
+        let old_names = HEADER_LEN + portal.len() + 1 + name.len() + 1;
+        let statement = match self.statement(name) {
+            Use::Shared(statement) => statement,
+            Use::Unnamed(statement) => {
+                loan.copy_bound |= statement.opening == Opening::Copy;
+                loan.commits |= may_commit(statement.opening, &statement.definition);
+                self.ensure_unnamed(&statement, server, out, at).map_err(in_copy)?;
+                server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
+                return Ok(Way::AsIs);
+            }
+            Use::OnServer => {
+                loan.commits = true;
+                server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
+                return Ok(Way::AsIs);
+            }
+            Use::Missing => return fail(server, out, at, missing(name), total).map_err(in_copy),
+        };
+        loan.copy_bound |= statement.opening == Opening::Copy;
+        loan.commits |= may_commit(statement.opening, &statement.definition);
+        let made = out.at(at);
+        self.ensure(&statement, server, made).map_err(in_copy)?;
+        let body_len = total - HEADER_LEN - name.len() + statement.name.len();
+        messages::header(made, b'B', u32::try_from(body_len).unwrap_or(u32::MAX));
+        messages::cstr(made, portal);
+        messages::cstr(made, &statement.name);
+        server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
+        Ok(Way::Replaced(old_names))
+    }
+
+    fn describe(&mut self, body: &[u8], server: &mut Server, out: &mut Outgoing<'_>, at: usize) -> Result<Way, End> {
+        let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(b'D'));
+        let Some((name, _)) = body.get(1..).and_then(split_cstr) else { return Err(End::Fault(ClientError::BadMessage)) };
+        let total = HEADER_LEN + body.len();
+        match self.statement(name) {
+            Use::Shared(statement) => {
+                let made = out.at(at);
+                self.ensure(&statement, server, made).map_err(in_copy)?;
+                messages::message(made, b'D', |body| {
+                    body.push(b'S');
+                    messages::cstr(body, &statement.name);
+                });
+                server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
+                Ok(Way::Replaced(total))
+            }
+            Use::Unnamed(statement) => {
+                self.ensure_unnamed(&statement, server, out, at).map_err(in_copy)?;
+                server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
+            Use::OnServer => {
+                server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
+            Use::Missing => fail(server, out, at, missing(name), total).map_err(in_copy),
+        }
+    }
+
+    /// Closing a name closes nothing on the server: others may use the statement.
+    fn close(&mut self, body: &[u8], server: &mut Server) -> Result<Way, InCopy> {
+        let name = body.get(1..).and_then(split_cstr).map_or(&b""[..], |(name, _)| name);
+        let serial = if name.is_empty() {
+            self.names.set_unnamed(Unnamed::None);
+            0
+        } else {
+            self.names.remove(name)
+        };
+        server.pipeline.push(Owed::Local(Local::CloseComplete, serial))?;
+        Ok(Way::Nowhere)
+    }
+
+    fn statement(&self, name: &[u8]) -> Use {
+        if !name.is_empty() {
+            return self.names.named(name).map_or(Use::Missing, |statement| Use::Shared(Arc::clone(statement)));
+        }
+        match self.names.unnamed() {
+            Unnamed::None => Use::Missing,
+            Unnamed::Once(statement) => Use::Unnamed(statement),
+            Unnamed::Shared(statement) => Use::Shared(statement),
+            Unnamed::OnServer => Use::OnServer,
+        }
+    }
+}
+
+/// What a client's name means for the server.
+enum Use {
+    /// Held under its shared name.
+    Shared(Arc<Statement>),
+    /// Held without a name.
+    Unnamed(Arc<Statement>),
+    /// Held without a name, and nobody else knows it.
+    OnServer,
+    /// Nothing.
+    Missing,
+}
+
+fn missing(name: &[u8]) -> ClientError {
+    match name {
+        [] => ClientError::NoUnnamedStatement,
+        name => ClientError::NoSuchStatement(String::from_utf8_lossy(name).into_owned()),
+    }
+}
+
+/// Makes the server fail here, so that what it has begun fails with it, and puts `error` in the place of its own.
+fn fail(
+    server: &mut Server,
+    out: &mut Outgoing<'_>,
+    at: usize,
+    error: ClientError,
+    total: usize,
+) -> Result<Way, InCopy> {
+    server.pipeline.push(Owed::FailAs(error.message()))?;
+    messages::bind(out.at(at), NO_STATEMENT, &[]);
+    Ok(Way::Replaced(total))
+}
+
+fn close_statements(server: &mut Server, made: &mut Growing, ids: &[u64]) -> Result<(), InCopy> {
+    for &id in ids {
+        messages::close_statement(made, &Statement::name_of(id));
+        server.pipeline.push(Owed::Close { id, reply: Reply::Swallow })?;
+    }
+    Ok(())
+}
+
+fn parse_statement(made: &mut Growing, statement: &Statement) {
+    messages::message(made, b'P', |body| {
+        messages::cstr(body, &statement.name);
+        body.extend_from_slice(&statement.definition);
+    });
+}
+
+/// Whether a text may end a block with its work done. Several statements in one text may.
+fn may_commit(opening: Opening, sql: &[u8]) -> bool {
+    match opening {
+        Opening::Commit | Opening::PrepareTransaction => true,
+        _ => {
+            let text = split_cstr(sql).map_or(sql, |(text, _)| text);
+            let text = text.trim_ascii_end();
+            memchr::memchr(b';', text.strip_suffix(b";").unwrap_or(text)).is_some()
+        }
+    }
+}
+
+/// The message of an answer of howdah's own.
+pub(in crate::proxy) const fn local_message(local: Local) -> &'static [u8] {
+    match local {
+        Local::ParseComplete => &messages::PARSE_COMPLETE,
+        Local::CloseComplete => &messages::CLOSE_COMPLETE,
+    }
+}
+
+/// Sends a slice as far as the server takes it; the rest waits in its own buffer.
+fn send_slice(server: &mut Server, bytes: &[u8], cx: &mut Context<'_>) {
+    let mut sent = 0;
+    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+        match server.stream.poll_write(cx, rest) {
+            Poll::Ready(Ok(written)) if written > 0 => sent += written,
+            Poll::Ready(_) => {
+                server.deaf = true; // what it still has to say is read
+                return;
+            }
+            Poll::Pending => {
+                let mut waiting = buffer::lend_growing();
+                waiting.extend_from_slice(rest);
+                server.out = Some(waiting);
+                server.out_sent = 0;
+                return;
+            }
+        }
+    }
+    if server.stream.is_tls() {
+        server.out = Some(buffer::lend_growing());
+        server.out_sent = 0;
+    }
+}
+
+impl Server {
+    /// Sends what waits for it; ready when nothing waits any more.
+    pub(in crate::proxy) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(out) = &self.out {
+            let rest = out.get(self.out_sent..).unwrap_or_default();
+            let step = if rest.is_empty() {
+                self.stream.poll_flush(cx).map_ok(|()| None)
+            } else {
+                self.stream.poll_write(cx, rest).map_ok(Some)
+            };
+            match step {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(Some(written))) if written > 0 => self.out_sent += written,
+                Poll::Ready(Ok(None)) => {
+                    self.out = None;
+                    self.out_sent = 0;
+                }
+                Poll::Ready(Ok(Some(_)) | Err(_)) => {
+                    self.deaf = true;
+                    self.out = None;
+                    self.out_sent = 0;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
