@@ -12,14 +12,14 @@ pub mod protocol;
 pub mod sql;
 pub mod topology;
 
+pub mod catalog;
 pub mod config;
 pub mod net;
-pub mod catalog;
 
 // the two paths: they never import each other
-pub mod proxy;
 pub mod cluster;
+pub mod proxy;
 
 pub mod admin;
-pub mod demo;
 pub mod cli;
+pub mod demo;

@@ -72,9 +72,10 @@ impl Door {
                     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                     Ok((Socket::TcpDetached(stream.into_std()?), peer.to_string()))
                 }),
-                Kind::Unix(listener, path) => listener.accept().await.and_then(|(stream, _)| {
-                    Ok((Socket::UnixDetached(stream.into_std()?), path.display().to_string()))
-                }),
+                Kind::Unix(listener, path) => listener
+                    .accept()
+                    .await
+                    .and_then(|(stream, _)| Ok((Socket::UnixDetached(stream.into_std()?), path.display().to_string()))),
             };
             match accepted {
                 Ok((socket, peer)) => {

@@ -41,7 +41,8 @@ impl Cancels {
     /// Gives a client a key nobody else has. `long`: protocol 3.2.
     pub fn register(&self, client: &Arc<ClientHandle>, long: bool) -> CancelKey {
         let secret: [u8; 32] = rand::random();
-        let secret: Box<[u8]> = if long { secret.into() } else { secret.first_chunk::<4>().copied().unwrap_or_default().into() };
+        let secret: Box<[u8]> =
+            if long { secret.into() } else { secret.first_chunk::<4>().copied().unwrap_or_default().into() };
         let mut clients = self.clients.lock();
         loop {
             // like a process id: positive

@@ -282,7 +282,8 @@ mod tests {
     #[test]
     fn no_text_scares_a_driver() {
         let scary = ["terminating connection", "closed the connection", "connection already closed", "cursor already"];
-        let more = ["could not receive data", "could not send data", "losed the connection", "has been closed", "SSL er"];
+        let more =
+            ["could not receive data", "could not send data", "losed the connection", "has been closed", "SSL er"];
         for error in [
             ClientError::QueryWait,
             ClientError::NoPrimary("x".into()),

@@ -238,7 +238,10 @@ impl Session {
                 return Err(desync(loan, server, tag));
             };
             // rows, the bulk of everything, need nothing more
-            if receipt == Receipt::Forward && matches!(tag, b'D' | b'd' | b'T' | b'2' | b'1') && !server.pipeline.has_events() {
+            if receipt == Receipt::Forward
+                && matches!(tag, b'D' | b'd' | b'T' | b'2' | b'1')
+                && !server.pipeline.has_events()
+            {
                 server.body_left = total - here;
                 server.body_dropped = false;
                 at += here;
@@ -332,7 +335,13 @@ impl Session {
     }
 
     /// ReadyForQuery: what has changed is told in front of it, and learned where it will last.
-    fn note_ready(&mut self, loan: &mut Loan, server: &mut Server, incoming: &mut Incoming, at: usize) -> Result<(), End> {
+    fn note_ready(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        incoming: &mut Incoming,
+        at: usize,
+    ) -> Result<(), End> {
         if !Arc::ptr_eq(&self.told, &server.reported) {
             let told = std::mem::replace(&mut self.told, Arc::clone(&server.reported));
             for (name, value) in server.reported.iter().filter(|(name, value)| told.value(name) != Some(value)) {
@@ -453,7 +462,11 @@ impl Session {
         if self.handle.has(Signal::Cancel) {
             self.handle.clear(Signal::Cancel); // its wait is over already
         }
-        if self.handle.has(Signal::Goodbye) && self.is_session_mode() && server.is_settled() && server.pipeline.status() == b'I' {
+        if self.handle.has(Signal::Goodbye)
+            && self.is_session_mode()
+            && server.is_settled()
+            && server.pipeline.status() == b'I'
+        {
             return Err(End::Fault(ClientError::ShuttingDown));
         }
         if self.handle.has(Signal::Expired) {

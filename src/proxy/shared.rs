@@ -20,8 +20,8 @@ use super::server::connect::{ServerCredential, ServerPassword};
 use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
 use crate::catalog::verifiers::{RoleSecret, Verifiers};
-use crate::config::{Config, Credential, Profile};
 use crate::config::TlsMode;
+use crate::config::{Config, Credential, Profile};
 use crate::net::tls::{ClientTls, ServerTls, TlsError, client_config, server_config};
 use crate::protocol::scram::{Keys, Verifier};
 use crate::topology::Board;
@@ -60,9 +60,7 @@ impl Running {
         for (cluster, entry) in &config.clusters {
             for node in &entry.nodes {
                 let tls = match &node.tls {
-                    Some(tls) => {
-                        client_config(tls.mode, tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())?
-                    }
+                    Some(tls) => client_config(tls.mode, tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())?,
                     None => client_config(TlsMode::Prefer, None, None, None)?,
                 };
                 let endpoint = Endpoint {
@@ -278,7 +276,8 @@ impl Shared {
         let topology = self.board.read();
         let primary = topology.clusters.get(&profile.cluster).and_then(|view| view.primary.clone());
         let running = self.running.load();
-        let endpoint = primary.as_ref().and_then(|node| running.endpoints.get(&(Arc::clone(&profile.cluster), Arc::clone(node))));
+        let endpoint =
+            primary.as_ref().and_then(|node| running.endpoints.get(&(Arc::clone(&profile.cluster), Arc::clone(node))));
         let (Some(node), Some(endpoint)) = (primary.clone(), endpoint) else {
             return Err(format!("cluster \"{}\" has no primary", profile.cluster));
         };

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{ALPN, TlsMode, TlsError, presenting, provider, read_identity, read_roots, validity};
+use super::{ALPN, TlsError, TlsMode, presenting, provider, read_identity, read_roots, validity};
 
 /// How to speak TLS to a node.
 #[derive(Clone, Debug)]

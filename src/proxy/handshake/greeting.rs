@@ -69,7 +69,9 @@ pub async fn greet(
 fn no_answer(pool: Result<Arc<Pool>, String>) -> ClientError {
     match pool {
         Err(missing) => ClientError::NoPrimary(missing),
-        Ok(pool) => pool.trouble().map_or(ClientError::QueryWait, |error| ClientError::ServerUnreachable(error.to_string())),
+        Ok(pool) => {
+            pool.trouble().map_or(ClientError::QueryWait, |error| ClientError::ServerUnreachable(error.to_string()))
+        }
     }
 }
 

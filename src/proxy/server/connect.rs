@@ -173,7 +173,11 @@ pub async fn cancel(identity: &Identity, within: Option<Duration>) -> Result<(),
     let within = within.unwrap_or(Duration::from_secs(10));
     let open = async {
         let socket = dial(endpoint).await?;
-        if identity.tls { start_tls(socket, endpoint).await.map(|(stream, _)| stream) } else { Ok(Stream::Plain(socket)) }
+        if identity.tls {
+            start_tls(socket, endpoint).await.map(|(stream, _)| stream)
+        } else {
+            Ok(Stream::Plain(socket))
+        }
     };
     let Ok(Ok(mut stream)) = tokio::time::timeout(within, open).await else { return Ok(()) };
     let sent = async {
@@ -272,7 +276,8 @@ async fn log_in(
                 login.reported.set(name, value);
             }
             b'K' if authenticated => {
-                let (pid, secret) = body.split_first_chunk::<4>().ok_or_else(|| nonsense("malformed BackendKeyData"))?;
+                let (pid, secret) =
+                    body.split_first_chunk::<4>().ok_or_else(|| nonsense("malformed BackendKeyData"))?;
                 login.pid = i32::from_be_bytes(*pid);
                 login.secret = secret.to_vec();
             }
@@ -325,7 +330,9 @@ async fn authenticate(
                 ServerCredential::Password(known) => known.password.reveal(),
                 ServerCredential::Md5(hash) => hash,
                 ServerCredential::None | ServerCredential::Keys(_) => {
-                    return Err(DialError::NoCredential("the server wants md5, and howdah has no password for this user"));
+                    return Err(DialError::NoCredential(
+                        "the server wants md5, and howdah has no password for this user",
+                    ));
                 }
             };
             send_password(stream, md5::md5_response(user.as_bytes(), secret.as_bytes(), salt).as_bytes()).await?;

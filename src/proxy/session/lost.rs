@@ -83,7 +83,9 @@ impl Session {
     pub(super) fn answer_lost(&mut self, lost: &mut LostBlock) -> Result<bool, End> {
         loop {
             let rest = self.inbox.bytes();
-            let Scan::Header { tag, body_len } = scan_client(rest).map_err(ClientError::from)? else { return Ok(false) };
+            let Scan::Header { tag, body_len } = scan_client(rest).map_err(ClientError::from)? else {
+                return Ok(false);
+            };
             let total = HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN);
             let here = total.min(rest.len());
             if total > rest.len() && here < super::inbox::HOLD_MAX {

@@ -72,7 +72,12 @@ impl Loan {
 
 impl Session {
     /// Takes messages from the inbox, as far as they are whole or stream, and sends them. `true` when any was taken.
-    pub(in crate::proxy) fn forward(&mut self, loan: &mut Loan, server: &mut Server, cx: &mut Context<'_>) -> Result<bool, End> {
+    pub(in crate::proxy) fn forward(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, End> {
         let mut inbox = std::mem::take(&mut self.inbox);
         let forwarded = self.forward_from(&mut inbox, loan, server, cx);
         self.inbox = inbox;
@@ -271,7 +276,9 @@ impl Session {
         out: &mut Outgoing<'_>,
         at: usize,
     ) -> Result<Way, InCopy> {
-        let Some((name, definition)) = split_cstr(body) else { return fail(server, out, at, ClientError::BadMessage, total) };
+        let Some((name, definition)) = split_cstr(body) else {
+            return fail(server, out, at, ClientError::BadMessage, total);
+        };
         let whole = HEADER_LEN + body.len() == total;
         if !whole {
             if name.is_empty() {
@@ -350,7 +357,13 @@ impl Session {
     }
 
     /// Sees to it that the server's unnamed statement is `statement`.
-    fn ensure_unnamed(&self, statement: &Arc<Statement>, server: &mut Server, out: &mut Outgoing<'_>, at: usize) -> Result<(), InCopy> {
+    fn ensure_unnamed(
+        &self,
+        statement: &Arc<Statement>,
+        server: &mut Server,
+        out: &mut Outgoing<'_>,
+        at: usize,
+    ) -> Result<(), InCopy> {
         if server.unnamed != Some(statement.id) {
             let made = out.at(at);
             messages::message(made, b'P', |body| {
@@ -406,7 +419,9 @@ impl Session {
 
     fn describe(&mut self, body: &[u8], server: &mut Server, out: &mut Outgoing<'_>, at: usize) -> Result<Way, End> {
         let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(b'D'));
-        let Some((name, _)) = body.get(1..).and_then(split_cstr) else { return Err(End::Fault(ClientError::BadMessage)) };
+        let Some((name, _)) = body.get(1..).and_then(split_cstr) else {
+            return Err(End::Fault(ClientError::BadMessage));
+        };
         let total = HEADER_LEN + body.len();
         match self.statement(name) {
             Use::Shared(statement) => {

@@ -16,8 +16,8 @@ use crate::proxy::cancel;
 use crate::proxy::client::Signal;
 use crate::proxy::error::ClientError;
 use crate::proxy::pool::{Lent, Pool};
-use crate::proxy::server::prefix::{self, Change};
 use crate::proxy::server::Server;
+use crate::proxy::server::prefix::{self, Change};
 use crate::sql::opening::Opening;
 
 /// How often a request looks whether there is a primary by now.
@@ -484,7 +484,8 @@ impl Session {
         {
             let (node, user, database) = (&*loan.pool.key.node, &*loan.pool.key.user, &*loan.pool.key.database);
             let server_pid = server.identity.pid;
-            let said = loan.fatal.as_deref().map(|fields| crate::protocol::error_response::ServerError::read(fields).text());
+            let said =
+                loan.fatal.as_deref().map(|fields| crate::protocol::error_response::ServerError::read(fields).text());
             tracing::warn!(client = self.handle.id, node, user, database, server_pid, said, "server went away");
         }
         loan.pool.discard(&self.worker, server);
@@ -578,7 +579,12 @@ impl Session {
     pub(in crate::proxy) fn arm_sent(&mut self, server: &Server) {
         let timeouts = &self.member.profile.timeouts;
         let streams = self.message_left > 0;
-        if timeouts.query.is_none() && timeouts.idle_in_transaction.is_none() && timeouts.transaction.is_none() && !streams && self.deadlines.read == 0 {
+        if timeouts.query.is_none()
+            && timeouts.idle_in_transaction.is_none()
+            && timeouts.transaction.is_none()
+            && !streams
+            && self.deadlines.read == 0
+        {
             return;
         }
         let now = self.worker.shared.now_ms();
