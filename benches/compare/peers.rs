@@ -76,6 +76,8 @@ pub fn client(program: &str, node: &Node, port: u16) -> Command {
         .env("PGPORT", port.to_string())
         .env("PGUSER", USER)
         .env("PGPASSWORD", PASSWORD)
+        // as root it would look for certificates where PostgreSQL's user may not
+        .env("HOME", "/nonexistent")
         .env("PGSSLMODE", "disable");
     command
 }
