@@ -51,11 +51,30 @@ type LogLevel = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let config = config::load(&args.config)?;
     let log_level = start_log(&config);
+    raise_descriptor_limit(&config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .context("could not start a runtime")?;
     runtime.block_on(serve(args, config, log_level))
+}
+
+/// Each client takes a descriptor: the soft limit is a default for programs that still use `select()`.
+fn raise_descriptor_limit(config: &Config) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let raised = setrlimit(Resource::Nofile, limit);
+    let clients = u64::from(config.limits.max_client_connections);
+    if let (Ok(()), Some(max)) = (raised, limit.maximum)
+        && max < clients.saturating_add(1_000)
+    {
+        tracing::warn!(
+            descriptors = max,
+            clients,
+            "the limit of open files is low for max_client_connections (ulimit -n)"
+        );
+    }
 }
 
 fn start_log(config: &Config) -> LogLevel {
@@ -107,7 +126,7 @@ async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow:
     let mut accepting = Vec::new();
     for door in doors {
         tracing::info!(address = door.address, "listening");
-        accepting.push(tokio::task::spawn_local(door.serve(Rc::clone(&gates))));
+        accepting.push(tokio::task::spawn_local(door.serve(Arc::clone(&shared), Rc::clone(&gates))));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, config = %args.config.display(), "started");

@@ -7,16 +7,21 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
+use super::shared::Shared;
 use super::worker::{Accepted, WorkerGate};
 use crate::config::{Address, Host, Listener};
 use crate::net::stream::Socket;
 
 /// Connections the kernel may hold for us. PgBouncer: `listen_backlog`.
 const BACKLOG: i32 = 1_024;
+
+/// Connections that may be open beyond the clients' limit: cancels, and clients to be told that there is no room.
+const STRANGERS_MAX: usize = 200;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -63,7 +68,7 @@ impl Door {
     }
 
     /// Lets clients in until it is dropped.
-    pub async fn serve(self, workers: Rc<Vec<WorkerGate>>) {
+    pub async fn serve(self, shared: Arc<Shared>, workers: Rc<Vec<WorkerGate>>) {
         loop {
             let accepted = match &self.kind {
                 Kind::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
@@ -80,6 +85,11 @@ impl Door {
             match accepted {
                 Ok((socket, peer)) => {
                     let accepted = Accepted { socket, listener: self.index, peer: peer.into() };
+                    let connected: usize = workers.iter().map(WorkerGate::load).sum();
+                    let max = shared.running().config.limits.max_client_connections;
+                    if connected >= usize::try_from(max).unwrap_or(usize::MAX).saturating_add(STRANGERS_MAX) {
+                        continue; // closed without a word: whoever it is, there is no room to ask
+                    }
                     if let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) {
                         worker.send(accepted).await;
                     }

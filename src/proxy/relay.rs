@@ -101,6 +101,9 @@ impl Session {
                 moved |= self.poll_client(loan, server, cx)?;
             }
             if !moved {
+                if self.handle.has_any() {
+                    self.heed_signals(loan, server)?; // what came before may have brought it to a boundary
+                }
                 self.inbox.park();
                 return Poll::Pending;
             }
@@ -457,7 +460,7 @@ impl Session {
     /// Something asks for attention while a server is lent.
     fn heed_signals(&mut self, loan: &mut Loan, server: &mut Server) -> Result<(), End> {
         if self.handle.has(Signal::Now) {
-            return Err(End::Now);
+            return Err(ClientError::ShuttingDown.into());
         }
         if self.handle.has(Signal::Cancel) {
             self.handle.clear(Signal::Cancel); // its wait is over already

@@ -183,6 +183,12 @@ impl Server {
         matches!(self.stream.poll_read(&mut Context::from_waker(Waker::noop()), &mut byte), Poll::Pending)
     }
 
+    /// Whether its client has read the beginning of a message and not its end.
+    #[must_use]
+    pub const fn is_half_told(&self) -> bool {
+        self.body_left > 0 && !self.body_dropped
+    }
+
     /// Whether everything that was asked is answered and nothing is half-sent: with status `I` it may serve another.
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -32,8 +32,6 @@ pub enum End {
     Fault(ClientError),
     /// The server went away, or what it says makes no sense any more.
     ServerLost,
-    /// howdah ends.
-    Now,
 }
 
 impl From<ClientError> for End {
@@ -57,7 +55,6 @@ impl Session {
         };
         let reason = match end {
             End::Gone => "client left",
-            End::Now => "stopped",
             End::ServerLost => "server lost",
             End::Fault(error) => {
                 if !matches!(error, ClientError::ShuttingDown) {
@@ -106,6 +103,10 @@ impl Session {
             Ok(()) => {
                 self.give_back(loan);
                 Ok(())
+            }
+            // nothing can follow half a message, not even an error
+            Err(End::Fault(_)) if loan.server.as_ref().is_some_and(|server| server.is_half_told()) => {
+                self.end_loan(loan, End::Gone).await
             }
             Err(end) => self.end_loan(loan, end).await,
         }
@@ -206,10 +207,7 @@ impl Session {
     }
 
     fn heed_idle_signals(&mut self) -> Result<(), End> {
-        if self.handle.has(Signal::Now) {
-            return Err(End::Now);
-        }
-        if self.handle.has(Signal::Goodbye) && self.lost.is_none() {
+        if self.handle.has(Signal::Now) || self.handle.has(Signal::Goodbye) && self.lost.is_none() {
             return Err(ClientError::ShuttingDown.into());
         }
         self.handle.clear(Signal::Cancel);
@@ -380,10 +378,7 @@ impl Session {
     /// Ready when the wait must end whatever comes of it.
     fn poll_wait_ends(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if self.handle.has_any() {
-            if self.handle.has(Signal::Now) {
-                return Poll::Ready(Err(End::Now));
-            }
-            if self.handle.has(Signal::Goodbye) {
+            if self.handle.has(Signal::Now) || self.handle.has(Signal::Goodbye) {
                 return Poll::Ready(Err(ClientError::ShuttingDown.into()));
             }
             if self.handle.has(Signal::Cancel) {
@@ -441,10 +436,6 @@ impl Session {
         let Some(server) = loan.server.take() else { return Err(end) };
         match end {
             End::ServerLost => self.server_lost(&loan, server),
-            End::Now => {
-                loan.pool.discard(&self.worker, server);
-                Err(End::Now)
-            }
             End::Gone | End::Fault(_) => {
                 self.recover(&loan, server);
                 Err(end)
@@ -480,7 +471,7 @@ impl Session {
         let pipeline = &server.pipeline;
         let (status, readies, open) = (pipeline.status(), pipeline.readies(), pipeline.has_open_batch());
         let idle = pipeline.quiet() && !open;
-        let half_told = server.body_left > 0 && !server.body_dropped;
+        let half_told = server.is_half_told();
         {
             let (node, user, database) = (&*loan.pool.key.node, &*loan.pool.key.user, &*loan.pool.key.database);
             let server_pid = server.identity.pid;
