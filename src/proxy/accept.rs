@@ -4,13 +4,15 @@
 //! How many clients may come is the handshake's to say, as only it can answer.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
 
 use super::shared::Shared;
 use super::worker::{Accepted, WorkerGate};
@@ -19,6 +21,9 @@ use crate::net::stream::Socket;
 
 /// Connections the kernel may hold for us. PgBouncer: `listen_backlog`.
 const BACKLOG: i32 = 1_024;
+
+/// Quiet time before the first keepalive. PgBouncer: `tcp_keepalive`.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Connections that may be open beyond the clients' limit: cancels, and clients to be told that there is no room.
 const STRANGERS_MAX: usize = 200;
@@ -32,10 +37,11 @@ pub struct Door {
     pub address: String,
 }
 
+/// Not tokio's listeners: those register each socket with the acceptor's reactor, which is never its worker's.
 #[derive(Debug)]
 enum Kind {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Tcp(AsyncFd<OwnedFd>),
+    Unix(AsyncFd<OwnedFd>, PathBuf),
 }
 
 impl Drop for Door {
@@ -55,9 +61,8 @@ impl Door {
         let at = |error: io::Error| io::Error::new(error.kind(), format!("listener {}: {error}", listener.address));
         match &listener.address {
             Address::Tcp { host, port } => {
-                let tcp = listen_tcp(host, *port).await.map_err(at)?;
-                let address = tcp.local_addr().map_err(at)?.to_string();
-                Ok(Self { kind: Kind::Tcp(tcp), index, address })
+                let (tcp, address) = listen_tcp(host, *port).await.map_err(at)?;
+                Ok(Self { kind: Kind::Tcp(tcp), index, address: address.to_string() })
             }
             Address::Unix(_) => {
                 let path = listener.address.socket_path().ok_or_else(|| at(io::ErrorKind::InvalidInput.into()))?;
@@ -71,16 +76,13 @@ impl Door {
     pub async fn serve(self, shared: Arc<Shared>, workers: Rc<Vec<WorkerGate>>) {
         loop {
             let accepted = match &self.kind {
-                Kind::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
-                    stream.set_nodelay(true)?;
-                    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
-                    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                    Ok((Socket::TcpDetached(stream.into_std()?), peer.to_string()))
+                Kind::Tcp(listener) => next(listener).await.map(|(socket, peer)| {
+                    let peer = peer.and_then(|peer| std::net::SocketAddr::try_from(peer).ok());
+                    (Socket::TcpDetached(socket.into()), peer.map_or_else(String::new, |peer| peer.to_string()))
                 }),
-                Kind::Unix(listener, path) => listener
-                    .accept()
+                Kind::Unix(listener, path) => next(listener)
                     .await
-                    .and_then(|(stream, _)| Ok((Socket::UnixDetached(stream.into_std()?), path.display().to_string()))),
+                    .map(|(socket, _)| (Socket::UnixDetached(socket.into()), path.display().to_string())),
             };
             match accepted {
                 Ok((socket, peer)) => {
@@ -105,7 +107,27 @@ impl Door {
     }
 }
 
-async fn listen_tcp(host: &Host, port: u16) -> io::Result<TcpListener> {
+/// Has the acceptor's reactor watch a listening socket.
+#[allow(unsafe_code)]
+fn register(listener: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and names the same socket from here until it is dropped, which the `AsyncFd` that owns
+    // it does after it has taken it off the reactor; nothing else can close or replace it.
+    Ok(unsafe { AsyncFd::register(listener) }?)
+}
+
+/// The next connection of a listener, ready to be read without blocking.
+async fn next(listener: &AsyncFd<OwnedFd>) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    loop {
+        let mut ready = listener.readable().await?;
+        let accepted = ready.try_io(|listener| Ok(acceptfrom_with(listener.get_ref(), flags)?));
+        if let Ok(accepted) = accepted {
+            return accepted;
+        }
+    }
+}
+
+async fn listen_tcp(host: &Host, port: u16) -> io::Result<(AsyncFd<OwnedFd>, std::net::SocketAddr)> {
     let mut addresses = match host {
         Host::Ip(ip) => vec![(*ip, port).into()],
         Host::Name(name) => tokio::net::lookup_host((name.as_str(), port)).await?.collect(),
@@ -122,12 +144,17 @@ async fn listen_tcp(host: &Host, port: u16) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
+    // accepted sockets inherit these
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    let listener = std::net::TcpListener::from(socket);
+    let address = listener.local_addr()?;
+    Ok((register(listener.into())?, address))
 }
 
-fn listen_unix(listener: &Listener, path: &PathBuf) -> io::Result<UnixListener> {
+fn listen_unix(listener: &Listener, path: &PathBuf) -> io::Result<AsyncFd<OwnedFd>> {
     if path.exists() {
         // a socket somebody listens on is somebody's; one nobody does is what a crash left
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
@@ -135,10 +162,11 @@ fn listen_unix(listener: &Listener, path: &PathBuf) -> io::Result<UnixListener> 
         }
         std::fs::remove_file(path)?;
     }
-    let unix = UnixListener::bind(path)?;
+    let unix = std::os::unix::net::UnixListener::bind(path)?;
+    unix.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(listener.socket_mode.bits()))?;
     if listener.socket_gid.is_some() {
         std::os::unix::fs::chown(path, None, listener.socket_gid)?;
     }
-    Ok(unix)
+    register(unix.into())
 }

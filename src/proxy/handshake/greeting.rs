@@ -32,25 +32,32 @@ pub async fn greet(
     worker: &Rc<Worker>,
     handle: &Arc<ClientHandle>,
     stream: &mut Stream,
+    proven: Vec<u8>,
     profile: Profile,
     claim: Claim,
     mut presence: Presence,
 ) -> Result<Box<Session>, Refusal> {
     let shared = &worker.shared;
     let (version, generation) = (shared.board.version(), shared.generation());
-    let waiting = learn_welcome(worker, handle, &profile, &claim);
-    let learned = match profile.timeouts.query_wait {
-        Some(max) => tokio::time::timeout(max, waiting).await.ok(),
-        None => Some(waiting.await),
-    };
-    let pool = shared.route(&profile, &claim.database, &claim.user);
-    let (pool, welcome) = match learned {
-        Some(learned) => learned?,
-        None => return Err(no_answer(pool).into()),
+    let known = shared.route(&profile, &claim.database, &claim.user).ok();
+    let (pool, welcome) = match known.and_then(|pool| Some((Arc::clone(&pool), pool.welcome()?))) {
+        Some(known) => known,
+        None => {
+            let waiting = learn_welcome(worker, handle, &profile, &claim);
+            let learned = match profile.timeouts.query_wait {
+                Some(max) => tokio::time::timeout(max, waiting).await.ok(),
+                None => Some(waiting.await),
+            };
+            match learned {
+                Some(learned) => learned?,
+                None => return Err(no_answer(shared.route(&profile, &claim.database, &claim.user)).into()),
+            }
+        }
     };
     let told = shared.reported.intern(welcome.overlaid(&claim.settings));
     let key = shared.cancels.register(handle, claim.long_keys);
-    let mut out = Vec::with_capacity(512);
+    let mut out = proven;
+    out.reserve(512);
     out.extend(messages::AUTHENTICATION_OK);
     for (name, value) in told.iter() {
         messages::parameter_status(&mut out, name, value);

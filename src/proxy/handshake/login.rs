@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::intake::Intake;
 use super::{Claim, Refusal};
 use crate::net::stream::Stream;
 use crate::protocol::frame::{HEADER_LEN, Scan, scan_header, split_cstr};
@@ -16,16 +17,18 @@ use crate::proxy::shared::Shared;
 /// The largest answer of a client that is not known yet. libpq's are below 200 bytes.
 const ANSWER_MAX: u32 = 2_048;
 
-/// Runs the exchange. What it shows of the user's key logs in to servers later.
+/// Runs the exchange up to its last message, which is the answer: it travels with AuthenticationOk. What the proof shows
+/// of the user's key logs in to servers later.
 ///
 /// # Errors
 /// [`ClientError::WrongPassword`] for everything that a mistyped password could have been too.
 pub async fn scram(
     shared: &Arc<Shared>,
     stream: &mut Stream,
+    intake: &mut Intake,
     cluster: Option<&Arc<str>>,
     claim: &Claim,
-) -> Result<(), Refusal> {
+) -> Result<Vec<u8>, Refusal> {
     let (mut verifier, mut real) = shared.verifier(cluster.map(AsRef::as_ref), &claim.user);
     if !real && let Some(cluster) = cluster {
         // a role made since the last look; the catalogue bounds how often this asks
@@ -33,28 +36,21 @@ pub async fn scram(
             (verifier, real) = shared.verifier(Some(cluster), &claim.user);
         }
     }
-    let mut out = Vec::new();
-    messages::message(&mut out, b'R', |body| {
-        body.extend(10_u32.to_be_bytes());
-        messages::cstr(body, scram::MECHANISM.as_bytes());
-        body.push(0);
-    });
-    stream.write_all(&out).await?;
-    let answer = read_answer(stream).await?;
+    let mechanisms = [scram::MECHANISM.as_bytes(), b"\0\0"].concat();
+    stream.write_all(&request(10, &mechanisms)).await?;
+    let answer = read_answer(stream, intake).await?;
     let first = initial_response(&answer).ok_or_else(|| malformed("malformed SASLInitialResponse"))?;
     let keys_of = verifier.clone();
     let (exchange, challenge) =
         ServerExchange::start(first, verifier, &crate::proxy::nonce(), Binding::Unavailable).map_err(sasl)?;
-    send(stream, 11, &challenge).await?;
-    let answer = read_answer(stream).await?;
+    stream.write_all(&request(11, &challenge)).await?;
+    let answer = read_answer(stream, intake).await?;
     match exchange.finish(&answer) {
         Ok((last, client_key)) if real => {
-            // server-final and AuthenticationOk could travel together; the greeting sends the latter
-            send(stream, 12, &last).await?;
             if let Some(cluster) = cluster {
                 shared.remember_keys(cluster, &claim.user, keys_of.keys(client_key));
             }
-            Ok(())
+            Ok(request(12, &last))
         }
         Ok(_) | Err(ScramError::WrongPassword) => {
             if let Some(cluster) = cluster {
@@ -78,24 +74,22 @@ fn malformed(what: &str) -> ClientError {
     ClientError::Sasl(what.to_owned())
 }
 
-async fn send(stream: &mut Stream, kind: u32, data: &[u8]) -> std::io::Result<()> {
+/// An authentication request of this kind.
+fn request(kind: u32, data: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     messages::message(&mut out, b'R', |body| {
         body.extend(kind.to_be_bytes());
         body.extend(data);
     });
-    stream.write_all(&out).await
+    out
 }
 
 /// Reads a message of type `p`.
-async fn read_answer(stream: &mut Stream) -> Result<Vec<u8>, Refusal> {
-    let mut header = [0; HEADER_LEN];
-    stream.read_exact(&mut header).await?;
+async fn read_answer(stream: &mut Stream, intake: &mut Intake) -> Result<Vec<u8>, Refusal> {
+    let header = intake.take(stream, HEADER_LEN).await?;
     match scan_header(&header).map_err(ClientError::from)? {
         Scan::Header { tag: b'p', body_len } if body_len <= ANSWER_MAX => {
-            let mut body = vec![0; usize::try_from(body_len).unwrap_or(0)];
-            stream.read_exact(&mut body).await?;
-            Ok(body)
+            Ok(intake.take(stream, usize::try_from(body_len).unwrap_or(0)).await?)
         }
         Scan::Header { tag: b'p', .. } => Err(malformed("answer too long").into()),
         Scan::Header { tag: b'X', .. } => Err(Refusal::Gone),

@@ -1,6 +1,7 @@
 //! From an accepted socket to a session, or to a refusal.
 //!
 //! - this file: TLS or not, the first packet, who may come in at all (PostgreSQL: PROTOCOL-FLOW-START-UP)
+//! - [`intake`]: what a stranger has sent, in as few reads as it came
 //! - [`login`]: proving who the client is
 //! - [`greeting`]: what a client is told before its first ReadyForQuery
 //!
@@ -8,6 +9,7 @@
 //! `client_login` at most. The whole handshake lives in one boxed future that is gone before the session begins.
 
 pub mod greeting;
+pub mod intake;
 pub mod login;
 
 use std::io;
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
 
+use self::intake::Intake;
 use super::cancel::{self, CancelKey};
 use super::census::{Census, ClientLimits, Place};
 use super::client::{ClientHandle, Signal};
@@ -140,7 +143,9 @@ async fn welcome(
 ) -> Result<Visitor, Refusal> {
     let shared = &worker.shared;
     let running = shared.running();
-    let packet = match first_packet(stream, running.listener_tls.get(listener).and_then(Option::as_ref)).await? {
+    let mut intake = Intake::default();
+    let tls = running.listener_tls.get(listener).and_then(Option::as_ref);
+    let packet = match first_packet(stream, &mut intake, tls).await? {
         Some(packet) => packet,
         None => return Ok(Visitor::Silent),
     };
@@ -160,8 +165,10 @@ async fn welcome(
     if handle.has(Signal::Goodbye) || worker.is_draining() {
         return Err(ClientError::ShuttingDown.into());
     }
-    let needs_tls = running.listener_tls.get(listener).and_then(Option::as_ref).is_some_and(|tls| tls.mode.needs_tls());
-    if needs_tls && !stream.is_tls() && !matches!(stream.socket(), Socket::Unix(_) | Socket::UnixDetached(_)) {
+    if tls.is_some_and(|tls| tls.mode.needs_tls())
+        && !stream.is_tls()
+        && !matches!(stream.socket(), Socket::Unix(_) | Socket::UnixDetached(_))
+    {
         return Err(ClientError::TlsRequired.into());
     }
     if message.param(b"replication").is_some_and(|value| !is_false(value)) {
@@ -183,16 +190,18 @@ async fn welcome(
         place.name(&claim.database, &claim.user, limits)?;
     }
     let cluster = profile.as_ref().map(|profile| Arc::clone(&profile.cluster));
-    match running.config.auth.method {
-        AuthMethod::Trust => {}
-        AuthMethod::ScramSha256 => login::scram(shared, stream, cluster.as_ref(), &claim).await?,
-    }
+    // what the proof is answered with travels with the greeting
+    let proven = match running.config.auth.method {
+        AuthMethod::Trust => Vec::new(),
+        AuthMethod::ScramSha256 => login::scram(shared, stream, &mut intake, cluster.as_ref(), &claim).await?,
+    };
     drop(running);
     let Some(profile) = profile else {
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
     };
     let presence = Presence { place, key: None, worker: Rc::clone(worker) };
-    let session = greeting::greet(worker, handle, stream, profile, claim, presence).await?;
+    let mut session = greeting::greet(worker, handle, stream, proven, profile, claim, presence).await?;
+    session.has_sent(intake.into_rest());
     Ok(Visitor::Client(session))
 }
 
@@ -203,16 +212,15 @@ fn is_false(value: &[u8]) -> bool {
 /// Reads first packets until one is not a question about encryption. `None`: the peer went, or is no client at all.
 async fn first_packet(
     stream: &mut Stream,
+    intake: &mut Intake,
     tls: Option<&super::shared::ListenerTls>,
 ) -> Result<Option<Vec<u8>>, Refusal> {
     let mut asked_gss = false;
     loop {
-        let mut length = [0; 4];
-        stream.read_exact(&mut length).await?;
+        let length: [u8; 4] = intake.take(stream, 4).await?.try_into().map_err(|_| Refusal::Gone)?;
         // what is not even plausible gets no answer, as from PostgreSQL: it is a port scanner or another protocol
         let Ok(length) = startup::scan_length(&length) else { return Ok(None) };
-        let mut packet = vec![0; length];
-        stream.read_exact(&mut packet).await?;
+        let packet = intake.take(stream, length).await?;
         match startup::parse(&packet) {
             Ok(Startup::Gss) if !asked_gss && !stream.is_tls() => {
                 asked_gss = true;
@@ -222,7 +230,7 @@ async fn first_packet(
                 Some(tls) => {
                     // Bytes behind the request were written by somebody who had not seen the answer: refuse them
                     // rather than let them pass for encrypted ones (CVE-2021-23214).
-                    if !stream.socket().is_silent() {
+                    if !intake.is_empty() || !stream.socket().is_silent() {
                         return Err(ClientError::PlaintextBeforeTls.into());
                     }
                     stream.write_all(b"S").await?;

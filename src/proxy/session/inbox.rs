@@ -29,6 +29,12 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// An inbox that has these bytes already.
+    #[must_use]
+    pub fn holding(bytes: Vec<u8>) -> Self {
+        Self { parked: bytes, ..Self::default() }
+    }
+
     /// What is here.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

@@ -112,6 +112,11 @@ impl Session {
         }
     }
 
+    /// Takes over what the client sent behind its login.
+    pub fn has_sent(&mut self, bytes: Vec<u8>) {
+        self.inbox = Inbox::holding(bytes);
+    }
+
     /// Its user.
     #[must_use]
     pub fn user(&self) -> &str {

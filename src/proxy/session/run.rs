@@ -54,7 +54,7 @@ impl Session {
             }
         };
         let reason = match end {
-            End::Gone => "client left",
+            End::Gone => return "client left",
             End::ServerLost => "server lost",
             End::Fault(error) => {
                 if !matches!(error, ClientError::ShuttingDown) {
