@@ -11,8 +11,10 @@ use crate::peers::{Bed, DATABASE, Door, Peer, client};
 pub enum Load {
     /// pgbench with these arguments.
     Pgbench { arguments: &'static [&'static str], script: Option<&'static str> },
-    /// pgbench, a connection per transaction.
+    /// pgbench, a connection per transaction: bound by the client's own key derivation.
     Churn,
+    /// So many logins one after the other, by a client that remembers its keys.
+    Logins(usize),
     /// So many clients that have asked once.
     Idle(usize),
     /// pgbench under strace.
@@ -86,7 +88,7 @@ impl Cell {
             cell("large", "10,000 rows of 100 bytes", pgbench(&["-M", "simple"], Some("large.sql")), 4, 8, Door::Scram),
             cell("tls16", "pgbench -S, simple, TLS to clients", pgbench(SIMPLE, None), 16, 8, Door::Tls),
             cell("crowd", "pgbench -S, simple, 500 clients on 4 servers", pgbench(SIMPLE, None), 500, 4, Door::Scram),
-            cell("churn", "a connection per transaction, SCRAM", Load::Churn, 16, 8, Door::Scram),
+            cell("login", "logins with SCRAM", Load::Logins(2_000), 1, 8, Door::Scram),
             cell("churn-tls", "a connection per transaction, SCRAM, TLS", Load::Churn, 16, 8, Door::Tls),
             cell("idle", "5,000 clients that have asked once", Load::Idle(5_000), 5_000, 8, Door::Trust),
             cell(
@@ -146,6 +148,7 @@ fn play(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration) -> Figures {
     match &cell.load {
         Load::Pgbench { arguments, script } => pgbench(bed, cell, peer, during, arguments, *script, false),
         Load::Churn => churn(bed, cell, peer, during),
+        Load::Logins(count) => logins(peer, *count),
         Load::Idle(clients) => idle(peer, *clients),
         Load::SystemCalls { arguments, script } => pgbench(bed, cell, peer, during, arguments, *script, true),
     }
@@ -239,6 +242,67 @@ fn churn(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration) -> Figures {
     let done = text.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
     let done: f64 = done.and_then(|n| n.split('/').next()?.trim().parse().ok()).expect("a count of transactions");
     Figures(BTreeMap::from([("CPU ms/login", cpu.total() / done), ("logins/s", done / during.as_secs_f64())]))
+}
+
+/// A message from a pooler: its tag and body.
+fn message(stream: &mut std::net::TcpStream) -> (u8, Vec<u8>) {
+    use std::io::Read;
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).unwrap();
+    let length = u32::from_be_bytes(header[1..].try_into().unwrap()) as usize;
+    let mut body = vec![0; length - 4];
+    stream.read_exact(&mut body).unwrap();
+    (header[0], body)
+}
+
+fn logins(peer: &Peer, count: usize) -> Figures {
+    use std::io::Write;
+
+    use howdah::protocol::messages;
+    use howdah::protocol::scram::{Binding, ClientExchange, Credential, Keys};
+
+    let mut keys: Option<Keys> = None;
+    let mut login = || {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", peer.port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut out = Vec::new();
+        let parameters: [(&[u8], &[u8]); 2] =
+            [(b"user", crate::peers::USER.as_bytes()), (b"database", DATABASE.as_bytes())];
+        messages::startup(&mut out, &parameters);
+        stream.write_all(&out).unwrap();
+        assert_eq!(message(&mut stream).0, b'R');
+        let nonce: [u8; 9] = std::array::from_fn(|at| b'a' + (at as u8));
+        let (exchange, first) =
+            ClientExchange::start(std::str::from_utf8(&nonce).unwrap(), Binding::Unavailable).unwrap();
+        out.clear();
+        messages::message(&mut out, b'p', |body| {
+            messages::cstr(body, b"SCRAM-SHA-256");
+            body.extend((first.len() as u32).to_be_bytes());
+            body.extend(&first);
+        });
+        stream.write_all(&out).unwrap();
+        let (_, challenge) = message(&mut stream);
+        let asked = exchange.read_server_first(&challenge[4..]).unwrap();
+        if keys.as_ref().is_none_or(|keys| keys.salt != asked.salt || keys.iterations != asked.iterations) {
+            keys = Some(Keys::derive(crate::peers::PASSWORD.as_bytes(), &asked.salt, asked.iterations));
+        }
+        let (last, _) = exchange.respond(&challenge[4..], &Credential::Keys(keys.as_ref().unwrap())).unwrap();
+        out.clear();
+        messages::password(&mut out, &last);
+        stream.write_all(&out).unwrap();
+        while message(&mut stream).0 != b'Z' {}
+        stream.write_all(&messages::TERMINATE).unwrap();
+    };
+    for _ in 0..50 {
+        login();
+    }
+    let before = Cpu::of(peer.pid());
+    for _ in 0..count {
+        login();
+    }
+    let cpu = Cpu::of(peer.pid()).since(before);
+    let count = count as f64;
+    Figures(BTreeMap::from([("CPU ms/login", cpu.total() / count), ("user ms/login", cpu.user / count)]))
 }
 
 fn idle(peer: &Peer, clients: usize) -> Figures {
