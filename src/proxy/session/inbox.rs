@@ -12,8 +12,6 @@ use crate::net::stream::Stream;
 /// The largest request that is held back until it is whole. What is larger streams.
 pub const HOLD_MAX: usize = buffer::SIZE;
 
-/// What parked memory grows by at least.
-const GROWTH_MIN: usize = 2 * 1024;
 /// Parked memory a client may keep while it is empty.
 const KEPT_MAX: usize = 1024;
 
@@ -98,13 +96,12 @@ impl Inbox {
             (self.lent, self.start, self.end) = (Some(lent), 0, read);
             return Poll::Ready(Ok(read));
         }
+        let held = self.bytes().len();
+        let mut lent = buffer::lend();
+        let room = lent.get_mut(..HOLD_MAX.saturating_sub(held).max(1)).unwrap_or_default();
+        let read = ready!(stream.poll_read(cx, room))?;
         self.parked.drain(..std::mem::take(&mut self.start));
-        let held = self.parked.len();
-        let room = held.max(GROWTH_MIN).min(HOLD_MAX.saturating_sub(held)).max(1);
-        self.parked.resize(held + room, 0);
-        let read = stream.poll_read(cx, self.parked.get_mut(held..).unwrap_or_default());
-        let filled = if let Poll::Ready(Ok(read)) = &read { *read } else { 0 };
-        self.parked.truncate(held + filled);
-        read
+        self.parked.extend_from_slice(lent.get(..read).unwrap_or_default());
+        Poll::Ready(Ok(read))
     }
 }
