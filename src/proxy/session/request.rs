@@ -261,6 +261,7 @@ impl Session {
             b'd' => Ok(Way::AsIs),
             b'c' | b'f' => {
                 pipeline.push(Owed::CopyEnd).map_err(in_copy)?;
+                loan.copy_asked = false; // it was one, and the answer to its end waits for the next Sync
                 Ok(Way::AsIs)
             }
             b'X' => Err(End::Gone),

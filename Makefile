@@ -1,0 +1,57 @@
+# Few verbs; each installs what it lacks, or says what is missing.
+
+DEMO_ARGS ?=
+FUZZ_SECONDS ?= 60
+CARGO ?= cargo
+
+.PHONY: help build demo test lint docs bench fuzz conformance
+.NOTPARALLEL:
+
+help:
+	@echo 'howdah: one PostgreSQL endpoint in front of a primary and its standbys'
+	@echo
+	@echo '  make demo         a primary, two standbys and howdah in front, with a live workload. Ctrl-C removes it all'
+	@echo "                    DEMO_ARGS='--for 10s --clients 64' goes to howdah demo"
+	@echo '  make test         formatting, lints, and every test: unit, integration with real PostgreSQL and drivers, docs'
+	@echo '  make build        target/release/howdah'
+	@echo '  make lint         formatting and lints alone'
+	@echo '  make docs         writes docs/configuration.md and config/howdah.reference.toml from src/config'
+	@echo '  make bench        howdah and PgBouncer side by side'
+	@echo '  make fuzz         each fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS))'
+	@echo "  make conformance  PostgreSQL's own regression tests through howdah (not there yet)"
+
+build:
+	@scripts/need rust
+	$(CARGO) build --release
+
+demo:
+	@scripts/need rust postgres
+	$(CARGO) build --release
+	@$(CARGO) run --release --quiet -- demo $(DEMO_ARGS)
+
+test: lint
+	@scripts/need postgres python node
+	@scripts/drivers
+	@scripts/test
+
+lint:
+	@scripts/need rust lint
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+docs:
+	@scripts/need rust
+	HOWDAH_WRITE_DOCS=1 $(CARGO) test --quiet --test reference
+
+bench:
+	@scripts/need rust postgres pgbouncer
+	$(CARGO) bench --bench compare
+
+fuzz:
+	@scripts/need rust fuzz
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+conformance:
+	@echo "make conformance: PostgreSQL's regression tests need session state (SET, temporary tables, LISTEN) to follow its" >&2
+	@echo "client from server to server, which howdah does not do yet. They arrive together with it." >&2
+	@exit 1
