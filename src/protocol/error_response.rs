@@ -81,13 +81,15 @@ pub struct ServerError {
     pub code: Option<SqlState>,
     /// The primary message.
     pub message: Vec<u8>,
+    /// A prepared statement would return other columns than when it was parsed. The SQLSTATE (`0A000`) says less.
+    pub stale_plan: bool,
 }
 
 impl ServerError {
     /// Reads the body of an ErrorResponse, or as much of it as is here.
     #[must_use]
     pub fn read(mut body: &[u8]) -> Self {
-        let mut error = Self { fatal: false, code: None, message: Vec::new() };
+        let mut error = Self { fatal: false, code: None, message: Vec::new(), stale_plan: false };
         while let Some((&key, rest)) = body.split_first()
             && key != 0
             && let Some((value, rest)) = split_cstr(rest)
@@ -96,6 +98,7 @@ impl ServerError {
                 b'V' => error.fatal = value == b"FATAL" || value == b"PANIC",
                 b'C' => error.code = SqlState::from_wire(value),
                 b'M' => error.message = value.to_vec(),
+                b'R' => error.stale_plan = value == b"RevalidateCachedQuery",
                 _ => {}
             }
             body = rest;
@@ -143,7 +146,7 @@ mod tests {
     #[test]
     fn an_error_without_sqlstate_or_end_is_read_as_far_as_it_goes() {
         let read = ServerError::read(b"SERROR\0Mbroken\0Hcut of");
-        assert_eq!(read, ServerError { fatal: false, code: None, message: b"broken".to_vec() });
+        assert_eq!(read, ServerError { fatal: false, code: None, message: b"broken".to_vec(), stale_plan: false });
     }
 
     #[test]

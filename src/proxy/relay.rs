@@ -300,7 +300,7 @@ impl Session {
                 b'A' => Ok(self.is_session_mode() || server.dirty == Some(self.handle.id)),
                 b'C' => {
                     let tag = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
-                    self.note_command(server, tag);
+                    self.note_command(loan, server, tag);
                     Ok(true)
                 }
                 b'E' => self.heed_error(loan, server, incoming, at, &body(incoming)),
@@ -354,6 +354,9 @@ impl Session {
         let status = server.pipeline.status();
         if status == b'I' {
             loan.rested = true;
+            if std::mem::take(&mut loan.redefines) {
+                self.worker.shared.statements.renew();
+            }
             loan.commits = !server.pipeline.quiet() && loan.commits;
             if !Arc::ptr_eq(&loan.reported, &server.reported) && server.pipeline.settled() {
                 let shared = &self.worker.shared;
@@ -372,13 +375,17 @@ impl Session {
     }
 
     /// CommandComplete: some commands change what the next client would find.
-    fn note_command(&mut self, server: &mut Server, tag: &[u8]) {
+    fn note_command(&mut self, loan: &mut Loan, server: &mut Server, tag: &[u8]) {
         match tag {
             b"SET\0" | b"RESET\0" | b"LISTEN\0" => server.dirty = Some(self.handle.id),
             b"DISCARD ALL\0" | b"DEALLOCATE ALL\0" => {
                 server.prepared.distrust();
                 server.unnamed = None;
                 self.names.clear();
+            }
+            // DROP is not among them: temporary tables come and go, and what replaces a table usually looks like it
+            b"ALTER TABLE\0" | b"ALTER VIEW\0" | b"ALTER MATERIALIZED VIEW\0" | b"ALTER TYPE\0" | b"CREATE VIEW\0" => {
+                loan.redefines = true;
             }
             _ => {}
         }
@@ -398,6 +405,9 @@ impl Session {
         if error.fatal {
             loan.fatal = Some(body.into());
             return Err(End::ServerLost);
+        }
+        if error.stale_plan {
+            self.worker.shared.statements.renew(); // something has changed that was not seen here
         }
         if loan.query_expired && error.code == Some(SqlState::QUERY_CANCELED) {
             loan.query_expired = false;

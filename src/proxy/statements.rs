@@ -7,7 +7,7 @@
 //! Not here: which server has which (`server/statements.rs`), what a client calls it (`session/statements.rs`).
 
 use std::borrow::Borrow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -81,6 +81,8 @@ impl Borrow<[u8]> for ByDefinition {
 pub struct Registry {
     known: Mutex<HashSet<ByDefinition, foldhash::fast::RandomState>>,
     last_id: AtomicU64,
+    /// Grows with every [`Registry::renew`].
+    generation: AtomicU64,
 }
 
 impl Registry {
@@ -105,18 +107,32 @@ impl Registry {
         known.insert(ByDefinition(Arc::clone(&statement)));
         statement
     }
+
+    /// What is parsed from now on gets new names: servers may hold plans for tables as they were. PostgreSQL refuses to
+    /// run those once their columns are others ("cached plan must not change result type"), but plans anew for whoever
+    /// parses again. Names that clients have already go on to mean the old ones.
+    pub fn renew(&self) {
+        self.known.lock().clear();
+        self.generation.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// A worker's own view of the registry: no lock, bounded.
 #[derive(Debug, Default)]
 pub struct Cache {
     known: RefCell<HashSet<ByDefinition, foldhash::fast::RandomState>>,
+    /// The registry's, when this was filled.
+    generation: Cell<u64>,
 }
 
 impl Cache {
     /// The statement with this definition.
     pub fn statement(&self, registry: &Registry, definition: &[u8]) -> Arc<Statement> {
         let mut known = self.known.borrow_mut();
+        let generation = registry.generation.load(Ordering::Acquire);
+        if self.generation.replace(generation) != generation {
+            known.clear();
+        }
         if let Some(ByDefinition(statement)) = known.get(definition) {
             return Arc::clone(statement);
         }
@@ -153,6 +169,15 @@ mod tests {
         assert_ne!(one.id, other.id);
         assert_ne!(one.name, other.name);
         assert!(Arc::ptr_eq(&one, &Cache::default().statement(&registry, b"select $1\0\0\0")));
+    }
+
+    #[test]
+    fn after_a_renewal_the_same_text_is_another_statement_for_every_worker() {
+        let (registry, caches) = (Registry::default(), [Cache::default(), Cache::default()]);
+        let old = caches.each_ref().map(|cache| cache.statement(&registry, b"select\0\0\0"));
+        registry.renew();
+        let new = caches.each_ref().map(|cache| cache.statement(&registry, b"select\0\0\0"));
+        assert!(old[0].id == old[1].id && new[0].id == new[1].id && old[0].id != new[0].id);
     }
 
     #[test]

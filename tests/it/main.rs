@@ -8,3 +8,4 @@ mod support;
 mod demo;
 mod drivers;
 mod harness;
+mod plans;

@@ -153,6 +153,8 @@ pub struct Loan {
     pub(super) rested: bool,
     /// Something that may commit is on its way.
     pub(super) commits: bool,
+    /// The open transaction may have changed what a prepared statement returns.
+    pub(super) redefines: bool,
     /// Anything at all has been sent for the client.
     pub(super) used: bool,
     /// The fields of the error with which the server ended the session.
@@ -175,6 +177,7 @@ impl Loan {
             copy_asked: false,
             rested: false,
             commits: false,
+            redefines: false,
             used: false,
             fatal: None,
             query_expired: false,
