@@ -43,9 +43,7 @@ impl Opening {
             3..=10 => {}
             _ => return Self::Other,
         }
-        if is(first, "begin") {
-            Self::Begin
-        } else if is(first, "start") && is(words.next_word(), "transaction") {
+        if is(first, "begin") || is(first, "start") && is(words.next_word(), "transaction") {
             Self::Begin
         } else if is(first, "commit") || is(first, "end") {
             if is(words.next_word(), "prepared") { Self::Other } else { Self::Commit }

@@ -371,8 +371,7 @@ impl Session {
         if is_over(self.deadlines.query_wait, self.worker.shared.now_ms()) {
             return Err(error.into());
         }
-        let _ = tokio::time::timeout(LOOK_AGAIN, poll_fn(|cx| self.poll_wait_ends(cx))).await.unwrap_or(Ok(()))?;
-        Ok(())
+        tokio::time::timeout(LOOK_AGAIN, poll_fn(|cx| self.poll_wait_ends(cx))).await.unwrap_or(Ok(()))
     }
 
     /// Ready when the wait must end whatever comes of it.
