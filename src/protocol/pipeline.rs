@@ -115,8 +115,10 @@ pub enum Event {
     NotParsed(u64),
     /// A Close of it was skipped: the server still has it.
     NotClosed(u64),
-    /// The message this change of a name came with was skipped or failed: it did not happen.
+    /// The message this change of a name came with was skipped: it did not happen.
     Undone(Serial),
+    /// The Parse this change of a name came with failed: the name stands for nothing.
+    Failed(Serial),
 }
 
 /// The server said something nobody is owed. Its connection must not be used again.
@@ -424,8 +426,13 @@ impl Pipeline {
         self.copy = Copy::No;
         self.described = false;
         let failed = self.pop();
-        if let Some(failed) = &failed {
-            self.note_dropped(failed);
+        match &failed {
+            Some(Owed::Parse { id, serial, .. }) => {
+                self.events.extend((*id != 0).then_some(Event::NotParsed(*id)));
+                self.events.extend((*serial != 0).then_some(Event::Failed(*serial)));
+            }
+            Some(failed) => self.note_dropped(failed),
+            None => {}
         }
         while !matches!(self.owed.front(), None | Some(Owed::Sync(_))) {
             if let Some(dropped) = self.pop() {
@@ -585,7 +592,7 @@ mod tests {
             Owed::Query(Forward),
         ]);
         assert_eq!(pipeline.receive(b'E', None), Ok(Receipt::Forward));
-        assert_eq!(pipeline.take_events().collect::<Vec<_>>(), [Event::NotParsed(7), Event::Undone(4)]);
+        assert_eq!(pipeline.take_events().collect::<Vec<_>>(), [Event::NotParsed(7), Event::Failed(4)]);
         assert_eq!(ready(&mut pipeline, b'I'), Ok(Receipt::Ready));
         assert_eq!(pipeline.readies(), 1);
     }

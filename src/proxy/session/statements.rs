@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::request::OWED_MAX;
 use crate::proxy::statements::{ByName, Named, Statement};
 
 /// What the empty name stands for.
@@ -32,6 +33,8 @@ struct Names {
     last_serial: u32,
     /// Names closed by messages that are not answered yet, to be put back if those were skipped.
     closing: Vec<(u32, Box<[u8]>, Named)>,
+    /// What the empty name stood for before changes that are not answered yet, oldest first.
+    replaced: Vec<(u32, Unnamed)>,
 }
 
 impl ClientStatements {
@@ -45,17 +48,34 @@ impl ClientStatements {
         Some(&self.0.as_ref()?.named.get(name)?.statement)
     }
 
+    /// What the client calls the statement `id`: one of its names, or the empty one.
+    #[must_use]
+    pub fn name_of(&self, id: u64) -> &[u8] {
+        let mut named = self.0.iter().flat_map(|names| names.named.iter());
+        named.find(|(_, named)| named.statement.id == id).map_or(b"", |(name, _)| name)
+    }
+
     /// What the empty name stands for.
     #[must_use]
     pub fn unnamed(&self) -> Unnamed {
         self.0.as_ref().map(|names| names.unnamed.clone()).unwrap_or_default()
     }
 
-    /// Changes what the empty name stands for.
+    /// Changes what the empty name stands for, for good.
     pub fn set_unnamed(&mut self, unnamed: Unnamed) {
         if self.0.is_some() || !matches!(unnamed, Unnamed::None) {
             self.names().unnamed = unnamed;
         }
+    }
+
+    /// Changes what the empty name stands for; the answer identifies the change.
+    pub fn change_unnamed(&mut self, unnamed: Unnamed) -> u32 {
+        let names = self.names();
+        let serial = names.next_serial();
+        let before = std::mem::replace(&mut names.unnamed, unnamed);
+        forget_settled(&mut names.replaced);
+        names.replaced.push((serial, before));
+        serial
     }
 
     /// Gives `statement` a name; the answer identifies the change.
@@ -71,15 +91,31 @@ impl ClientStatements {
         let Some(names) = &mut self.0 else { return 0 };
         let Some((name, named)) = names.named.remove_entry(name) else { return 0 };
         let serial = names.next_serial();
+        forget_settled(&mut names.closing);
         names.closing.push((serial, name, named));
         serial
     }
 
-    /// The message of the change `serial` was skipped or failed.
+    /// The Parse of the change `serial` failed: its name stands for nothing.
+    pub fn fail(&mut self, serial: u32) {
+        let Some(names) = &mut self.0 else { return };
+        if let Some(replaced) = names.replaced.iter_mut().find(|(change, _)| *change == serial) {
+            replaced.1 = Unnamed::None; // PostgreSQL drops it before it looks at the new text
+        }
+        self.undo(serial);
+    }
+
+    /// The message of the change `serial` was skipped.
     pub fn undo(&mut self, serial: u32) {
         let Some(names) = &mut self.0 else { return };
-        if let Some(at) = names.closing.iter().position(|(closing, ..)| *closing == serial) {
-            let (_, name, named) = names.closing.swap_remove(at);
+        if let Some(at) = names.replaced.iter().position(|(change, _)| *change == serial) {
+            let (_, before) = names.replaced.remove(at);
+            match names.replaced.get_mut(at) {
+                Some(later) => later.1 = before,
+                None => names.unnamed = before,
+            }
+        } else if let Some(at) = names.closing.iter().position(|(closing, ..)| *closing == serial) {
+            let (_, name, named) = names.closing.remove(at);
             names.named.insert(name, named);
         } else {
             names.named.retain(|_, named| named.serial != serial);
@@ -90,6 +126,7 @@ impl ClientStatements {
     pub fn settled(&mut self) {
         if let Some(names) = &mut self.0 {
             names.closing.clear();
+            names.replaced.clear();
         }
     }
 
@@ -120,6 +157,13 @@ impl ClientStatements {
     }
 }
 
+/// A client whose pipeline is never empty never settles: the oldest of so many changes have been answered.
+fn forget_settled<T>(changes: &mut Vec<T>) {
+    if changes.len() >= 4 * OWED_MAX {
+        changes.drain(..2 * OWED_MAX);
+    }
+}
+
 impl Names {
     fn next_serial(&mut self) -> u32 {
         self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
@@ -145,5 +189,25 @@ mod tests {
         assert!(names.named(b"a").is_none());
         names.undo(closed);
         assert!(names.named(b"a").is_some());
+    }
+
+    #[test]
+    fn a_failed_parse_destroys_the_unnamed_statement_and_a_skipped_one_keeps_it() {
+        let registry = Registry::default();
+        let [a, b, c] = [b"select 1\0\0\0", b"select 2\0\0\0", b"select 3\0\0\0"].map(|d| registry.statement(d));
+        let holds = |names: &ClientStatements, id: u64| matches!(names.unnamed(), Unnamed::Once(s) if s.id == id);
+        let mut names = ClientStatements::default();
+        names.change_unnamed(Unnamed::Once(Arc::clone(&a)));
+        names.settled();
+        let skipped = [&b, &c].map(|statement| names.change_unnamed(Unnamed::Once(Arc::clone(statement))));
+        skipped.into_iter().for_each(|serial| names.undo(serial));
+        assert!(holds(&names, a.id));
+
+        let failed = names.change_unnamed(Unnamed::Once(Arc::clone(&b)));
+        let later = names.change_unnamed(Unnamed::Once(Arc::clone(&c)));
+        names.fail(failed);
+        assert!(holds(&names, c.id));
+        names.undo(later);
+        assert!(matches!(names.unnamed(), Unnamed::None));
     }
 }
