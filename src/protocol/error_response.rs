@@ -72,6 +72,28 @@ fn fields(
     });
 }
 
+/// Appends the ErrorResponse with these fields, with `from` in its primary message replaced by `to`.
+pub fn reworded(out: &mut Vec<u8>, mut fields: &[u8], from: &[u8], to: &[u8]) {
+    message(out, b'E', |body| {
+        while let Some((&key, rest)) = fields.split_first()
+            && key != 0
+            && let Some((value, rest)) = split_cstr(rest)
+        {
+            body.push(key);
+            match memchr::memmem::find(value, from).filter(|_| key == b'M') {
+                Some(at) => {
+                    body.extend(value.get(..at).unwrap_or_default());
+                    body.extend(to);
+                    cstr(body, value.get(at + from.len()..).unwrap_or_default());
+                }
+                None => cstr(body, value),
+            }
+            fields = rest;
+        }
+        body.push(0);
+    });
+}
+
 /// What a server's error says that howdah acts on. Texts stay bytes: they are in the session's encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerError {

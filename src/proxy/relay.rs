@@ -18,6 +18,7 @@ use super::session::outbox::Outbox;
 use super::session::request::local_message;
 use super::session::run::End;
 use super::session::{Loan, Session};
+use super::statements::Statement;
 use crate::net::buffer::{self, Growing, Lent};
 use crate::pg::SqlState;
 use crate::protocol::error_response::{self, ServerError, Severity};
@@ -97,8 +98,18 @@ impl Session {
             if server.is_settled() && server.pipeline.status() == b'I' && loan.used && self.may_release(loan) {
                 return Poll::Ready(Ok(()));
             }
-            if !loan.is_gated(server) && !self.yields(loan, server) {
+            if let Some(end) = loan.ended(server) {
+                return Poll::Ready(Err(end));
+            }
+            if loan.repair_due && self.message_left == 0 && server.out.is_none() {
+                repair(loan, server)?;
+                moved = true;
+            }
+            if !self.waits(loan, server) && !self.yields(loan, server) {
                 moved |= self.poll_client(loan, server, cx)?;
+                moved |= loan.ended(server).is_some();
+            } else if loan.ending.is_none() {
+                self.watch_client(cx)?;
             }
             if !moved {
                 if self.handle.has_any() {
@@ -110,9 +121,26 @@ impl Session {
         }
     }
 
+    /// Whether nothing may be taken from the client now. The rest of a message always may: the server waits for it.
+    fn waits(&self, loan: &Loan, server: &Server) -> bool {
+        if self.message_left > 0 { server.out.is_some() } else { loan.is_gated(server) }
+    }
+
     /// Whether a client that keeps its server busy with pipelined batches must let others have it first.
     fn yields(&self, loan: &Loan, server: &Server) -> bool {
         loan.rested && self.message_left == 0 && !server.pipeline.has_open_batch() && loan.pool.is_contended()
+    }
+
+    /// Reads ahead while nothing may be passed on: a client that leaves must be seen leaving.
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        while !self.inbox.is_full() {
+            match self.inbox.poll_fill(&mut self.stream, cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return Err(End::Gone),
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Takes what the client has sent, or reads more.
@@ -120,7 +148,7 @@ impl Session {
         let mut moved = false;
         if !self.inbox.is_empty() {
             moved = self.forward(loan, server, cx)?;
-            if loan.is_gated(server) {
+            if self.waits(loan, server) {
                 return Ok(moved);
             }
         }
@@ -414,6 +442,14 @@ impl Session {
             ClientError::QueryTimeout.write(incoming.at(at, &mut self.pending));
             return Ok(false);
         }
+        // the server knows the statement by another name than the client
+        if error.code == Some(SqlState::PROTOCOL_VIOLATION)
+            && let Some((id, servers)) = Statement::named_in(&error.message)
+        {
+            let clients = self.names.name_of(id);
+            error_response::reworded(incoming.at(at, &mut self.pending), body, servers, clients);
+            return Ok(false);
+        }
         Ok(true)
     }
 
@@ -426,23 +462,15 @@ impl Session {
         at: usize,
         body: &[u8],
     ) -> Result<(), End> {
-        let internal = |_| End::Fault(ClientError::Internal("a failed state prefix cannot be put right"));
+        if self.is_session_mode() {
+            // its server would go on without the client's settings: PostgreSQL would not have let it in
+            return Err(End::Fault(ClientError::ServerRefused(body.into())));
+        }
         let turn_ended = loan.turn_sent;
         server.pipeline.swallow_readies();
-        let mut repair = buffer::lend_growing();
-        if server.pipeline.skipping() {
-            repair.extend_from_slice(&messages::SYNC);
-            server.pipeline.push(Owed::Sync(Reply::Swallow)).map_err(internal)?;
-        }
-        messages::query(&mut repair, b"ROLLBACK");
-        server.pipeline.push(Owed::Query(Reply::Swallow)).map_err(internal)?;
         server.unnamed = None;
-        server.prepared.next_batch();
-        match &mut server.out {
-            Some(out) => out.extend_from_slice(&repair),
-            None => server.out = Some(repair),
-        }
         loan.prefix_failed = true;
+        loan.repair_due = true;
         let made = incoming.at(at, &mut self.pending);
         error_response::relabel(made, Severity::Error, body);
         if turn_ended {
@@ -450,19 +478,18 @@ impl Session {
         } else {
             self.skip_to_sync = true;
         }
-        if self.message_left > 0 {
-            self.discard_left = 0; // the rest of the message still has to reach the server, which skips it
-        }
         Ok(())
     }
 
-    fn note_events(&mut self, server: &mut Server) {
+    /// Tells the server's statements and the client's names what the pipeline has learned.
+    pub(super) fn note_events(&mut self, server: &mut Server) {
         for event in server.pipeline.take_events() {
             match event {
                 Event::Parsed(id) => server.prepared.parsed(id),
                 Event::NotParsed(id) => server.prepared.not_parsed(id),
                 Event::NotClosed(id) => server.prepared.not_closed(id),
                 Event::Undone(serial) => self.names.undo(serial),
+                Event::Failed(serial) => self.names.fail(serial),
             }
         }
     }
@@ -488,6 +515,24 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Puts a server right whose state prefix failed. Not before the client's message is all there: half of it would swallow
+/// this.
+fn repair(loan: &mut Loan, server: &mut Server) -> Result<(), End> {
+    let internal = |_| End::Fault(ClientError::Internal("a failed state prefix cannot be put right"));
+    loan.repair_due = false;
+    let mut repair = buffer::lend_growing();
+    if server.pipeline.skipping() {
+        repair.extend_from_slice(&messages::SYNC);
+        server.pipeline.push(Owed::Sync(Reply::Swallow)).map_err(internal)?;
+    }
+    messages::query(&mut repair, b"ROLLBACK");
+    server.pipeline.push(Owed::Query(Reply::Swallow)).map_err(internal)?;
+    server.prepared.next_batch();
+    server.out = Some(repair);
+    server.out_sent = 0;
+    Ok(())
 }
 
 /// The server said something nobody asked for: that is howdah's or the server's defect, and never the client's.

@@ -46,6 +46,16 @@ impl Statement {
         format!("howdah_{id}").into_bytes()
     }
 
+    /// The first server's name of a statement that a text has in quotes, and which statement that is.
+    #[must_use]
+    pub fn named_in(text: &[u8]) -> Option<(u64, &[u8])> {
+        let at = memchr::memmem::find(text, b"\"howdah_")? + 1;
+        let name = text.get(at..)?;
+        let name = name.get(..memchr::memchr(b'"', name)?)?;
+        let id = std::str::from_utf8(name.strip_prefix(b"howdah_")?).ok()?.parse().ok()?;
+        Some((id, name))
+    }
+
     /// Notes one more use as an unnamed statement; `true` when it was not the first.
     pub fn seen_again(&self) -> bool {
         self.seen.load(Ordering::Relaxed) || self.seen.swap(true, Ordering::Relaxed)

@@ -4,12 +4,14 @@
 //! time, and closes the connection when this fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Server, connect};
+use super::{Identity, Server, connect};
 use crate::net::buffer;
 use crate::protocol::frame::{HEADER_LEN, Scan, scan_header, split_cstr};
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
+use crate::proxy::session::request::NO_STATEMENT;
 use crate::proxy::session::settings::{Interner, Reported};
 
 /// The server cannot be brought to rest.
@@ -22,6 +24,16 @@ pub enum Restless {
 
 /// Messages whose content matters are waited for up to this size.
 const LOOKED_INTO_MAX: usize = 60_000;
+
+/// How long an abandoned request may go on before it is cancelled once more.
+const CANCEL_AGAIN: Duration = Duration::from_millis(200);
+
+async fn cancel(identity: &Identity) {
+    if identity.cancel_begins() {
+        let sent = connect::cancel(identity, None).await;
+        identity.cancel_over(sent.is_ok());
+    }
+}
 
 impl Server {
     /// Asks whether the server is still there, with a Sync of howdah's own. PgBouncer: `server_check_query`.
@@ -42,9 +54,9 @@ impl Server {
     pub async fn recover(&mut self, discard: bool, reported: &Interner<Reported>) -> Result<(), Restless> {
         self.finish_sending().await?;
         let mut last = Vec::new();
-        if !self.pipeline.quiet() && !self.pipeline.reads_copy() && self.identity.cancel_begins() {
-            let sent = connect::cancel(&self.identity, None).await;
-            self.identity.cancel_over(sent.is_ok());
+        let busy = !self.pipeline.quiet() && !self.pipeline.reads_copy();
+        if busy {
+            cancel(&self.identity).await;
         }
         if self.pipeline.reads_copy() {
             messages::message(&mut last, b'f', |body| messages::cstr(body, b"client has gone"));
@@ -52,11 +64,25 @@ impl Server {
         }
         self.pipeline.swallow_readies();
         if self.pipeline.has_open_batch() || self.pipeline.skipping() {
+            // a Sync alone would commit what the client has not asked to be committed
+            messages::bind(&mut last, NO_STATEMENT, &[]);
+            self.pipeline.push(Owed::Bind(Reply::Swallow)).map_err(|_| Restless::Lost)?;
             last.extend(messages::SYNC);
             self.pipeline.push(Owed::Sync(Reply::Swallow)).map_err(|_| Restless::Lost)?;
         }
         self.stream.write_all(&last).await.map_err(|_| Restless::Lost)?;
-        self.until_quiet_or_copy(reported).await?;
+        {
+            let identity = Arc::clone(&self.identity);
+            let mut quiet = std::pin::pin!(self.until_quiet_or_copy(reported));
+            // a cancel ends one statement, or comes between two; a pipeline may hold many
+            loop {
+                match tokio::time::timeout(CANCEL_AGAIN, quiet.as_mut()).await {
+                    Ok(done) => break done?,
+                    Err(_) if busy => cancel(&identity).await,
+                    Err(_) => {}
+                }
+            }
+        }
         if self.pipeline.reads_copy() {
             // a COPY that had been asked for and was only now begun
             return Err(Restless::Lost);
@@ -172,7 +198,7 @@ impl Server {
                 Event::Parsed(id) => self.prepared.parsed(id),
                 Event::NotParsed(id) => self.prepared.not_parsed(id),
                 Event::NotClosed(id) => self.prepared.not_closed(id),
-                Event::Undone(_) => {}
+                Event::Undone(_) | Event::Failed(_) => {}
             }
         }
     }

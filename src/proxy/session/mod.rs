@@ -145,6 +145,8 @@ pub struct Loan {
     pub(super) turn_sent: bool,
     /// The state prefix failed with this: the server is being put right, the client has been told.
     pub(super) prefix_failed: bool,
+    /// What puts it right has not been sent yet.
+    pub(super) repair_due: bool,
     /// A COPY has been bound in the open batch: its Execute decides what the server does with the Sync behind it.
     copy_bound: bool,
     /// Such an Execute has been sent: nothing more until it is answered.
@@ -161,6 +163,8 @@ pub struct Loan {
     pub(super) fatal: Option<Box<[u8]>>,
     /// `timeouts.query` has run out: the cancel is on its way.
     pub(super) query_expired: bool,
+    /// The client's next message ends the session; what it has asked before is answered first.
+    pub(super) ending: Option<run::End>,
 }
 
 impl Loan {
@@ -173,6 +177,7 @@ impl Loan {
             prefix: None,
             turn_sent: false,
             prefix_failed: false,
+            repair_due: false,
             copy_bound: false,
             copy_asked: false,
             rested: false,
@@ -181,6 +186,7 @@ impl Loan {
             used: false,
             fatal: None,
             query_expired: false,
+            ending: None,
         }
     }
 }

@@ -26,10 +26,10 @@ use crate::proxy::statements::Statement;
 use crate::sql::opening::Opening;
 
 /// Replies a client may be owed before more is read from it.
-const OWED_MAX: usize = 4_096;
+pub(super) const OWED_MAX: usize = 4_096;
 
 /// A name no statement can have on a server: howdah makes the names there.
-const NO_STATEMENT: &[u8] = b"howdah_none";
+pub(in crate::proxy) const NO_STATEMENT: &[u8] = b"howdah_none";
 
 /// What becomes of a message.
 enum Way {
@@ -62,11 +62,21 @@ impl Outgoing<'_> {
 impl Loan {
     /// Whether the client's next message has to wait.
     pub(in crate::proxy) fn is_gated(&self, server: &Server) -> bool {
-        server.out.is_some()
+        self.ending.is_some()
+            || server.out.is_some()
             || self.copy_asked && !server.pipeline.quiet() && !server.pipeline.reads_copy()
             || self.turn_sent && server.pipeline.prefix_open()
             || self.prefix_failed
             || server.pipeline.len() >= OWED_MAX
+    }
+}
+
+impl Loan {
+    /// How the session ends, once what the client had asked before is answered. A COPY that waits for data, and a batch
+    /// without its Sync, never would be.
+    pub(in crate::proxy) fn ended(&self, server: &Server) -> Option<End> {
+        let over = server.out.is_none() && (server.pipeline.readies() == 0 || server.pipeline.reads_copy());
+        self.ending.clone().filter(|_| over)
     }
 }
 
@@ -112,17 +122,35 @@ impl Session {
                 out.run = at;
                 continue;
             }
+            loan.copy_asked &= !server.pipeline.quiet(); // answered
             if loan.is_gated(server) {
                 break;
             }
-            let Scan::Header { tag, body_len } = scan_client(rest).map_err(ClientError::from)? else { break };
+            let scanned = match scan_client(rest) {
+                Ok(scanned) => scanned,
+                Err(error) => {
+                    loan.ending = Some(ClientError::from(error).into());
+                    break;
+                }
+            };
+            let Scan::Header { tag, body_len } = scanned else { break };
             let total = HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN);
             if total > rest.len() && (total <= HOLD_MAX || rest.len() < HOLD_MAX.min(total) && !inbox.is_full()) {
                 break; // held back until it is whole, or there is as much of it as is ever looked at
             }
             let here = total.min(rest.len());
             let body = rest.get(HEADER_LEN..here).unwrap_or_default();
-            let way = self.account(tag, body, total, loan, server, &mut out, at)?;
+            if server.pipeline.has_events() {
+                self.note_events(server); // a name that a skipped message would have taken is free again
+            }
+            let way = match self.account(tag, body, total, loan, server, &mut out, at) {
+                Ok(way) => way,
+                // what stands before it has been accounted for and must go out all the same
+                Err(end) => {
+                    loan.ending = Some(end);
+                    break;
+                }
+            };
             match way {
                 Way::AsIs => {
                     self.message_left = total - here;
@@ -278,15 +306,16 @@ impl Session {
         at: usize,
     ) -> Result<Way, InCopy> {
         let Some((name, definition)) = split_cstr(body) else {
-            return fail(server, out, at, ClientError::BadMessage, total);
+            server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward })?;
+            return Ok(Way::AsIs); // broken: PostgreSQL says how
         };
         let whole = HEADER_LEN + body.len() == total;
         if !whole {
             if name.is_empty() {
                 // too large to keep: it lives on this server, as long as nobody replaces it
-                server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward })?;
+                let serial = self.names.change_unnamed(Unnamed::OnServer);
+                server.pipeline.push(Owed::Parse { id: 0, serial, reply: Reply::Forward })?;
                 server.unnamed = None;
-                self.names.set_unnamed(Unnamed::OnServer);
                 return Ok(Way::AsIs);
             }
             let name = String::from_utf8_lossy(name).into_owned();
@@ -296,13 +325,14 @@ impl Session {
         if name.is_empty() {
             // seen for the first time it is not worth a name; empty texts never are
             if !statement.seen_again() || statement.opening == Opening::Empty {
-                server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward })?;
-                server.unnamed = Some(statement.id);
-                self.names.set_unnamed(Unnamed::Once(statement));
+                let id = statement.id;
+                let serial = self.names.change_unnamed(Unnamed::Once(statement));
+                server.pipeline.push(Owed::Parse { id: 0, serial, reply: Reply::Forward })?;
+                server.unnamed = Some(id);
                 return Ok(Way::AsIs);
             }
-            self.names.set_unnamed(Unnamed::Shared(Arc::clone(&statement)));
-            return self.parse_shared(&statement, 0, server, out, at, total);
+            let serial = self.names.change_unnamed(Unnamed::Shared(Arc::clone(&statement)));
+            return self.parse_shared(&statement, serial, server, out, at, total);
         }
         if self.names.named(name).is_some() {
             let name = String::from_utf8_lossy(name).into_owned();
@@ -326,7 +356,7 @@ impl Session {
         // parse what would not end it, and so must an answer from memory.
         let known = server.pipeline.readies() == 0;
         if known && server.pipeline.status() == b'E' && !statement.opening.exits_block() {
-            self.names.undo(serial);
+            self.names.fail(serial);
             return fail(server, out, at, ClientError::BlockFailed, total);
         }
         let max = self.member.profile.prepared_statements;
@@ -388,7 +418,10 @@ impl Session {
     ) -> Result<Way, End> {
         let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(b'B'));
         let names = split_cstr(body).and_then(|(portal, rest)| Some((portal, split_cstr(rest)?.0)));
-        let Some((portal, name)) = names else { return Err(End::Fault(ClientError::BadMessage)) };
+        let Some((portal, name)) = names else {
+            server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
+            return Ok(Way::AsIs); // broken: PostgreSQL says how
+        };
         let old_names = HEADER_LEN + portal.len() + 1 + name.len() + 1;
         let statement = match self.statement(name) {
             Use::Shared(statement) => statement,
@@ -421,7 +454,8 @@ impl Session {
     fn describe(&mut self, body: &[u8], server: &mut Server, out: &mut Outgoing<'_>, at: usize) -> Result<Way, End> {
         let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(b'D'));
         let Some((name, _)) = body.get(1..).and_then(split_cstr) else {
-            return Err(End::Fault(ClientError::BadMessage));
+            server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
+            return Ok(Way::AsIs); // broken: PostgreSQL says how
         };
         let total = HEADER_LEN + body.len();
         match self.statement(name) {
@@ -450,13 +484,11 @@ impl Session {
 
     /// Closing a name closes nothing on the server: others may use the statement.
     fn close(&mut self, body: &[u8], server: &mut Server) -> Result<Way, InCopy> {
-        let name = body.get(1..).and_then(split_cstr).map_or(&b""[..], |(name, _)| name);
-        let serial = if name.is_empty() {
-            self.names.set_unnamed(Unnamed::None);
-            0
-        } else {
-            self.names.remove(name)
+        let Some((name, _)) = body.get(1..).and_then(split_cstr) else {
+            server.pipeline.push(Owed::Close { id: 0, reply: Reply::Forward })?;
+            return Ok(Way::AsIs); // broken: PostgreSQL says how
         };
+        let serial = if name.is_empty() { self.names.change_unnamed(Unnamed::None) } else { self.names.remove(name) };
         server.pipeline.push(Owed::Local(Local::CloseComplete, serial))?;
         Ok(Way::Nowhere)
     }

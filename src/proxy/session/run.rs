@@ -132,6 +132,8 @@ impl Session {
             } else if self.has_request()? {
                 self.deadlines.client_idle = 0;
                 return Poll::Ready(Ok(()));
+            } else if !self.outbox.is_empty() && self.outbox_moves(cx)? {
+                continue; // it was the Sync of a refused batch
             }
             // a client that does not take its answers is not read either
             if !self.outbox.is_empty() || self.inbox.is_full() && self.lost.is_none() && self.discard_left == 0 {
@@ -532,7 +534,7 @@ impl Session {
 
     /// Whether the server may go back although the session goes on.
     pub(in crate::proxy) fn may_release(&self, loan: &Loan) -> bool {
-        !self.is_session_mode() && self.message_left == 0 && loan.prefix.is_none()
+        !self.is_session_mode() && self.message_left == 0 && loan.prefix.is_none() && !loan.repair_due
     }
 
     /// Tells the worker when the nearest timeout ends.
