@@ -5,7 +5,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
+mod copy;
 mod demo;
 mod drivers;
 mod harness;
+mod modes;
 mod plans;
+mod protocol;
+mod settings;
+mod statements;

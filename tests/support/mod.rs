@@ -7,6 +7,7 @@
 
 #![allow(dead_code, unused_imports)] // a test binary rarely uses all of it
 
+pub mod script;
 pub mod wire;
 
 use std::fmt::Write as _;
@@ -110,6 +111,13 @@ pub fn connection_count(node: &Node, database: &str) -> u64 {
          WHERE datname = '{database}' AND backend_type = 'client backend' AND application_name <> 'howdah local'"
     );
     node.sql(&sql).unwrap().cell().unwrap().parse().unwrap()
+}
+
+/// What a process holds in memory now.
+pub fn rss_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// A howdah.toml for these nodes, listening on `port` with its HTTP API on `http_port`. The monitor is the superuser;
