@@ -113,6 +113,8 @@ pub enum Event {
     Parsed(u64),
     /// The server does not have it.
     NotParsed(u64),
+    /// A Close of it has been answered.
+    Closed(u64),
     /// A Close of it was skipped: the server still has it.
     NotClosed(u64),
     /// The message this change of a name came with was skipped: it did not happen.
@@ -393,9 +395,17 @@ impl Pipeline {
                 }
                 Ok(receipt(reply))
             }
-            (b'2', Owed::Bind(reply)) | (b'3', Owed::Close { reply, .. }) => {
+            (b'2', Owed::Bind(reply)) => {
                 let reply = *reply;
                 self.pop();
+                Ok(receipt(reply))
+            }
+            (b'3', Owed::Close { id, reply }) => {
+                let (id, reply) = (*id, *reply);
+                self.pop();
+                if id != 0 {
+                    self.events.push(Event::Closed(id));
+                }
                 Ok(receipt(reply))
             }
             (b't', Owed::DescribeStatement) if !self.described => {

@@ -166,27 +166,39 @@ impl Howdah {
     #[track_caller]
     pub fn start(toml: &str, port: u16, http_port: u16) -> Self {
         let howdah = Self::start_unready(toml, port, http_port);
+        howdah.wait_ready();
+        howdah
+    }
+
+    /// Waits until it is ready; see [`Self::start`].
+    #[track_caller]
+    pub fn wait_ready(&self) {
         let ready = poll(SOON, || {
-            if let Some(status) = howdah.process.ended() {
-                panic!("howdah ended with {status}:\n{}", howdah.log_tail());
+            if let Some(status) = self.process.ended() {
+                panic!("howdah ended with {status}:\n{}", self.log_tail());
             }
-            let ready = match http_port {
-                0 => TcpStream::connect(("127.0.0.1", port)).is_ok(),
-                _ => howdah.get("/readyz").is_some_and(|(status, _)| status == 200),
+            let ready = match self.http_port {
+                0 => TcpStream::connect(("127.0.0.1", self.port)).is_ok(),
+                _ => self.get("/readyz").is_some_and(|(status, _)| status == 200),
             };
             ready.then_some(())
         });
-        assert!(ready.is_some(), "howdah is not ready within {SOON:?}:\n{}", howdah.log_tail());
-        howdah
+        assert!(ready.is_some(), "howdah is not ready within {SOON:?}:\n{}", self.log_tail());
     }
 
     /// Serves any configuration and waits for nothing.
     #[track_caller]
     pub fn start_unready(toml: &str, port: u16, http_port: u16) -> Self {
+        Self::start_binary(binary(), toml, port, http_port)
+    }
+
+    /// Serves with another build of howdah and waits for nothing.
+    #[track_caller]
+    pub fn start_binary(binary: &Path, toml: &str, port: u16, http_port: u16) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("howdah.toml");
         std::fs::write(&config, toml).unwrap();
-        let mut command = Command::new(binary());
+        let mut command = Command::new(binary);
         command.arg("serve").arg("-c").arg(&config).current_dir(directory.path());
         command.env("RUST_BACKTRACE", "1").env_remove("NOTIFY_SOCKET");
         let process = Process::spawn(command, &directory.path().join("log")).unwrap();
@@ -287,9 +299,12 @@ impl Drop for Howdah {
     }
 }
 
-/// Where cargo has put the binary under test.
+/// The binary under test: `HOWDAH_BIN`, or the one cargo has built with the tests.
 pub fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_howdah"))
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        std::env::var_os("HOWDAH_BIN").map_or_else(|| env!("CARGO_BIN_EXE_howdah").into(), PathBuf::from)
+    })
 }
 
 /// One HTTP/1.1 request on a connection of its own.

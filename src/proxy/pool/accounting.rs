@@ -231,9 +231,11 @@ impl<S, W> Accounting<S, W> {
         true
     }
 
-    /// Empties the queue: nobody who waits now can be served.
+    /// Empties the queue: nobody who waits now can be served. Whoever comes next dials at once, as nobody else will for
+    /// it.
     pub fn dismiss(&mut self) -> impl Iterator<Item = (Ticket, W)> + '_ {
         self.waiting = 0;
+        self.resting = false;
         self.lanes.iter_mut().flat_map(|lane| lane.queue.drain(..)).map(|waiting| (waiting.ticket, waiting.waiter))
     }
 
@@ -299,6 +301,15 @@ mod tests {
         books.rested();
         assert!(books.dial(|| true));
         assert_eq!(books.counts(), Counts { open: 1, connecting: 1, idle: 0, waiting: 2 });
+    }
+
+    #[test]
+    fn whoever_comes_after_a_dismissal_has_somebody_who_dials() {
+        let mut books = Books::new(2, 1);
+        assert!(matches!(queue(&mut books, 0, 0, 0), Checkout::Queued { dial: true, .. }));
+        books.dial_failed();
+        assert_eq!(books.dismiss().map(|(_, who)| who).collect::<Vec<_>>(), [0]);
+        assert!(matches!(queue(&mut books, 0, 1, 1), Checkout::Queued { dial: true, .. }));
     }
 
     #[test]

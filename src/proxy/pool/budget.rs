@@ -20,6 +20,8 @@ pub struct Budget {
     used: AtomicU32,
     /// Pools that were refused and have not been told yet, in the order they came.
     starved: Mutex<Vec<Weak<Pool>>>,
+    /// One writes this and then reads `used`, another the other way round: both sequentially consistent, or each could
+    /// miss the other.
     pressed: AtomicBool,
 }
 
@@ -44,17 +46,17 @@ impl Budget {
     fn take(&self) -> bool {
         let max = self.max.load(Ordering::Acquire);
         let more = |used: u32| (max == 0 || used < max).then_some(used + 1);
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
     fn give_back(&self) {
-        self.used.fetch_sub(1, Ordering::AcqRel);
+        self.used.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether somebody was refused and waits.
     #[must_use]
     pub fn is_pressed(&self) -> bool {
-        self.pressed.load(Ordering::Acquire)
+        self.pressed.load(Ordering::SeqCst)
     }
 
     fn press(&self, pool: &Arc<Pool>) {
@@ -62,12 +64,12 @@ impl Budget {
         if !starved.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(pool))) {
             starved.push(Arc::downgrade(pool));
         }
-        self.pressed.store(true, Ordering::Release);
+        self.pressed.store(true, Ordering::SeqCst);
     }
 
     fn take_starved(&self) -> Vec<Arc<Pool>> {
         let mut starved = self.starved.lock();
-        self.pressed.store(false, Ordering::Release);
+        self.pressed.store(false, Ordering::SeqCst);
         starved.drain(..).filter_map(|pool| pool.upgrade()).collect()
     }
 

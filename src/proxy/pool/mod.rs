@@ -303,9 +303,27 @@ impl Pool {
         }
         loop {
             let release = self.books.lock().release(worker.id, server);
-            let Some(refused) = self.hand_over(worker, release) else { return };
-            server = refused;
+            let kept = matches!(release, Release::Kept);
+            if let Some(refused) = self.hand_over(worker, release) {
+                server = refused;
+                continue;
+            }
+            // whoever has starved since it was asked above may have looked for an idle server before there was one
+            if kept && self.budgets.is_pressed(|| self.oldest_us()) {
+                self.give_up_idle(worker);
+            }
+            return;
         }
+    }
+
+    /// Closes an idle server, to make room for another pool.
+    fn give_up_idle(self: &Arc<Self>, worker: &Rc<Worker>) -> bool {
+        let idle = self.books.lock().take_oldest_idle();
+        let Some(mut server) = idle else { return false };
+        // it may be registered with another worker's reactor
+        let _ = server.stream.detach();
+        self.discard(worker, server);
+        true
     }
 
     /// Carries out what the books decided; a server comes back when its receiver has gone.
@@ -337,9 +355,11 @@ impl Pool {
         let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
         tokio::task::spawn_local(async move {
             let goodbye = async {
-                if server.out.is_none() && server.stream.write_all(&messages::TERMINATE).await.is_err() {
-                    return;
+                if server.out.is_none() {
+                    let _ = server.stream.write_all(&messages::TERMINATE).await;
                 }
+                // in the middle of a message a Terminate is only more of it; the end of the stream is understood there too
+                server.stream.close().await;
                 let mut rest = crate::net::buffer::lend();
                 while server.stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
             };
@@ -377,14 +397,19 @@ impl Pool {
     /// Somebody waits and a limit above the pool refuses: another pool under it gives up an idle connection.
     fn starve(self: &Arc<Self>, worker: &Rc<Worker>) {
         self.budgets.press(self);
+        // what was given back before that was told to nobody
+        let mut books = self.books.lock();
+        while books.dial(|| self.budgets.take()) {
+            self.dial(worker);
+        }
+        let refused = books.wants_to_dial();
+        drop(books);
+        if !refused {
+            return;
+        }
         for other in worker.shared.pools.all() {
-            if !Arc::ptr_eq(&other, self) && other.budgets.shares_with(&self.budgets) {
-                let idle = other.books.lock().take_oldest_idle();
-                if let Some(mut server) = idle {
-                    // it may be registered with another worker's reactor
-                    let _ = server.stream.detach();
-                    return other.discard(worker, server);
-                }
+            if !Arc::ptr_eq(&other, self) && other.budgets.shares_with(&self.budgets) && other.give_up_idle(worker) {
+                return;
             }
         }
     }
@@ -423,8 +448,7 @@ impl Pool {
                     starved.dial_for_waiters(&worker);
                 }
                 if error.is_final() {
-                    pool.dismiss(&error);
-                    return pool.books.lock().rested();
+                    return pool.dismiss(&error);
                 }
                 tokio::time::sleep(rest).await;
                 rest = (rest * 2).min(REST_MAX);

@@ -169,6 +169,8 @@ impl Server {
             let body = rest.get(HEADER_LEN..here).unwrap_or_default();
             match self.pipeline.receive(tag, body.first().copied()) {
                 Err(_) | Ok(Receipt::Unsolicited | Receipt::PrefixFailed) => return Err(Restless::Lost),
+                // what was to take the unnamed statement's place may have been skipped
+                Ok(_) if tag == b'E' => self.unnamed = None,
                 Ok(_) if tag == b'S' => self.note_parameter(body, reported).ok_or(Restless::Lost)?,
                 Ok(_) => {}
             }
@@ -197,6 +199,7 @@ impl Server {
             match event {
                 Event::Parsed(id) => self.prepared.parsed(id),
                 Event::NotParsed(id) => self.prepared.not_parsed(id),
+                Event::Closed(id) => self.prepared.closed(id),
                 Event::NotClosed(id) => self.prepared.not_closed(id),
                 Event::Undone(_) | Event::Failed(_) => {}
             }

@@ -141,8 +141,9 @@ pub struct Server {
     pub pipeline: Pipeline,
     /// What it has prepared under shared names.
     pub prepared: Prepared,
-    /// Which statement it holds without a name, if that is known and somebody's.
-    pub unnamed: Option<u64>,
+    /// Which statement it holds without a name, if that is known and somebody's, and the batch it was parsed in
+    /// ([`Self::holds_unnamed`]).
+    pub unnamed: Option<(u64, u64)>,
     /// What it reports.
     pub reported: Arc<Reported>,
     /// What it reported at login.
@@ -187,6 +188,21 @@ impl Server {
     #[must_use]
     pub const fn is_half_told(&self) -> bool {
         self.body_left > 0 && !self.body_dropped
+    }
+
+    /// Whether its unnamed statement is this one for what is sent next: somebody else's must never run in its place. A
+    /// Parse in the open batch will do, as the use is skipped with it; one of a turn that is not answered will not.
+    #[must_use]
+    pub fn holds_unnamed(&self, id: u64) -> bool {
+        let surely = |batch: u64| batch == self.prepared.batch() || self.pipeline.readies() == 0;
+        self.unnamed.is_some_and(|(held, batch)| held == id && surely(batch))
+    }
+
+    /// A Parse of its unnamed statement is being sent.
+    pub fn parses_unnamed(&mut self, id: u64) {
+        if !self.pipeline.skipping() {
+            self.unnamed = Some((id, self.prepared.batch()));
+        }
     }
 
     /// Whether everything that was asked is answered and nothing is half-sent: with status `I` it may serve another.

@@ -1,7 +1,9 @@
 //! Which shared statements a server connection has prepared, as far as its answers have said so.
 //!
 //! A Parse that is on its way counts for the batch it was sent in: if it fails, that batch is skipped anyway. A later
-//! batch must not build on it. Eviction is least recently used and never takes a statement the open batch has used.
+//! batch must not build on it. After an error nobody knows which of a Close and the Parse behind it were skipped: such a
+//! statement is closed again before it is parsed again, as closing one that is not there is no error. Eviction is least
+//! recently used and never takes a statement the open batch has used, or one whose Parse is not answered.
 
 use std::collections::HashMap;
 
@@ -9,6 +11,8 @@ use std::collections::HashMap;
 #[derive(Debug, Default)]
 pub struct Prepared {
     held: HashMap<u64, Held, foldhash::fast::RandomState>,
+    /// Statements with so many Closes that are not answered.
+    closing: HashMap<u64, u32, foldhash::fast::RandomState>,
     /// Grows with every Sync sent.
     batch: u64,
     clock: u64,
@@ -16,8 +20,12 @@ pub struct Prepared {
 
 #[derive(Debug)]
 struct Held {
-    /// The batch its Parse was sent in, until the answer comes.
-    unconfirmed: Option<u64>,
+    /// How many Parses of it are not answered.
+    asked: u32,
+    /// The batch the last of them was sent in.
+    asked_in: u64,
+    /// It may or may not be there.
+    doubtful: bool,
     used_in_batch: u64,
     used: u64,
 }
@@ -32,30 +40,36 @@ pub struct Need {
 }
 
 impl Prepared {
-    /// Notes the use of statement `id` in the open batch and says what it takes. `max` bounds how many are held, the
-    /// open batch's own excepted.
-    pub fn use_statement(&mut self, id: u64, max: u32) -> Need {
+    /// Notes the use of statement `id` in the open batch and says what it takes; `anew`: that the server parses it in any
+    /// case. `max` bounds how many are held, the open batch's own excepted.
+    pub fn use_statement(&mut self, id: u64, max: u32, anew: bool) -> Need {
         self.clock += 1;
         let (batch, used) = (self.batch, self.clock);
         let mut close = Vec::new();
-        match self.held.get_mut(&id) {
-            Some(held) if held.unconfirmed.is_none_or(|sent_in| sent_in == batch) => {
-                (held.used, held.used_in_batch) = (used, batch);
+        if let Some(held) = self.held.get_mut(&id) {
+            (held.used, held.used_in_batch) = (used, batch);
+            let is_there = !held.doubtful && (held.asked == 0 || held.asked_in == batch);
+            if is_there && !anew {
                 return Need { close, parse: false };
             }
-            // it may or may not be there: closing one that is not is no error
-            Some(_) => close.push(id),
-            None => {
-                let max = usize::try_from(max.max(1)).unwrap_or(usize::MAX);
-                while self.held.len() >= max {
-                    let idle = self.held.iter().filter(|(_, held)| held.used_in_batch != batch);
-                    let Some(oldest) = idle.min_by_key(|(_, held)| held.used).map(|(id, _)| *id) else { break };
-                    self.held.remove(&oldest);
-                    close.push(oldest);
-                }
+            (held.asked, held.asked_in, held.doubtful) = (held.asked + 1, batch, false);
+            close.push(id);
+        } else {
+            let max = usize::try_from(max.max(1)).unwrap_or(usize::MAX);
+            while self.held.len() >= max {
+                let idle = self.held.iter().filter(|(_, held)| held.used_in_batch != batch && held.asked == 0);
+                let Some(oldest) = idle.min_by_key(|(_, held)| held.used).map(|(id, _)| *id) else { break };
+                self.held.remove(&oldest);
+                close.push(oldest);
             }
+            if self.closing.contains_key(&id) {
+                close.push(id); // the Close that took it away may yet be skipped
+            }
+            self.held.insert(id, Held { asked: 1, asked_in: batch, doubtful: false, used_in_batch: batch, used });
         }
-        self.held.insert(id, Held { unconfirmed: Some(batch), used_in_batch: batch, used });
+        for id in &close {
+            *self.closing.entry(*id).or_default() += 1;
+        }
         Need { close, parse: true }
     }
 
@@ -64,27 +78,48 @@ impl Prepared {
         self.batch += 1;
     }
 
-    /// The server has it.
+    /// The open batch.
+    #[must_use]
+    pub const fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    /// A Parse of it has succeeded.
     pub fn parsed(&mut self, id: u64) {
         if let Some(held) = self.held.get_mut(&id) {
-            held.unconfirmed = None;
+            held.asked = held.asked.saturating_sub(1);
         }
     }
 
-    /// The server does not have it.
+    /// A Parse of it has failed or been skipped.
     pub fn not_parsed(&mut self, id: u64) {
-        self.held.remove(&id);
+        if let Some(held) = self.held.get_mut(&id) {
+            held.asked = held.asked.saturating_sub(1);
+            if held.asked == 0 {
+                (held.doubtful, held.used) = (true, 0);
+            }
+        }
+    }
+
+    /// A Close of it has been answered.
+    pub fn closed(&mut self, id: u64) {
+        if let Some(closes) = self.closing.get_mut(&id) {
+            *closes -= 1;
+            if *closes == 0 {
+                self.closing.remove(&id);
+            }
+        }
     }
 
     /// A Close of it was skipped.
     pub fn not_closed(&mut self, id: u64) {
-        let (used, used_in_batch) = (self.clock, self.batch);
-        self.held.entry(id).or_insert(Held { unconfirmed: None, used_in_batch, used }).unconfirmed = None;
+        self.closed(id);
+        self.held.entry(id).or_insert(Held { asked: 0, asked_in: 0, doubtful: true, used_in_batch: 0, used: 0 });
     }
 
     /// Nobody knows what is left (`DISCARD ALL`): everything is parsed anew, after a Close.
     pub fn distrust(&mut self) {
-        self.held.values_mut().for_each(|held| held.unconfirmed = Some(u64::MAX));
+        self.held.values_mut().for_each(|held| held.doubtful = true);
     }
 
     /// How many it holds.
@@ -110,37 +145,84 @@ mod tests {
     #[test]
     fn a_parse_on_its_way_counts_for_its_own_batch_only() {
         let mut prepared = Prepared::default();
-        assert_eq!(prepared.use_statement(1, 10), PARSE);
-        assert_eq!(prepared.use_statement(1, 10), NOTHING);
+        assert_eq!(prepared.use_statement(1, 10, false), PARSE);
+        assert_eq!(prepared.use_statement(1, 10, false), NOTHING);
         prepared.next_batch();
-        assert_eq!(prepared.use_statement(1, 10), Need { close: vec![1], parse: true });
+        assert_eq!(prepared.use_statement(1, 10, false), Need { close: vec![1], parse: true });
         prepared.parsed(1);
         prepared.next_batch();
-        assert_eq!(prepared.use_statement(1, 10), NOTHING);
+        assert_eq!(prepared.use_statement(1, 10, false), NOTHING);
     }
 
     #[test]
     fn the_least_recently_used_goes_and_never_one_of_the_open_batch() {
         let mut prepared = Prepared::default();
         for id in [1, 2, 1] {
-            prepared.use_statement(id, 2);
+            prepared.use_statement(id, 2, false);
             prepared.parsed(id);
         }
-        assert_eq!(prepared.use_statement(3, 2), PARSE, "1 and 2 are used by the open batch");
+        assert_eq!(prepared.use_statement(3, 2, false), PARSE, "1 and 2 are used by the open batch");
         prepared.parsed(3);
         prepared.next_batch();
-        assert_eq!(prepared.use_statement(4, 2), Need { close: vec![2, 1], parse: true });
+        assert_eq!(prepared.use_statement(4, 2, false), Need { close: vec![2, 1], parse: true });
     }
 
     #[test]
     fn a_skipped_close_leaves_it_held() {
         let mut prepared = Prepared::default();
-        prepared.use_statement(1, 1);
+        prepared.use_statement(1, 1, false);
         prepared.parsed(1);
         prepared.next_batch();
-        assert_eq!(prepared.use_statement(2, 1).close, [1]);
+        assert_eq!(prepared.use_statement(2, 1, false).close, [1]);
         prepared.not_closed(1);
         prepared.not_parsed(2);
-        assert_eq!(prepared.use_statement(1, 1), NOTHING);
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(1, 2, false), Need { close: vec![1], parse: true });
+    }
+
+    #[test]
+    fn a_close_and_the_parse_behind_it_may_both_be_skipped() {
+        let mut prepared = Prepared::default();
+        prepared.use_statement(1, 10, false);
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(1, 10, false).close, [1]);
+        prepared.parsed(1);
+        prepared.not_closed(1);
+        prepared.not_parsed(1);
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(1, 10, false), Need { close: vec![1], parse: true });
+    }
+
+    #[test]
+    fn an_earlier_parse_does_not_vouch_for_a_later_one() {
+        let mut prepared = Prepared::default();
+        prepared.use_statement(1, 10, false);
+        prepared.next_batch();
+        prepared.use_statement(1, 10, false);
+        prepared.parsed(1);
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(1, 10, false).close, [1], "the second is not answered");
+        for _ in 0..2 {
+            prepared.closed(1);
+            prepared.parsed(1);
+        }
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(1, 10, false), NOTHING);
+    }
+
+    #[test]
+    fn what_is_being_evicted_is_closed_again_before_it_is_parsed_again() {
+        let mut prepared = Prepared::default();
+        prepared.use_statement(1, 1, false);
+        prepared.parsed(1);
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(2, 1, false).close, [1]);
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(1, 1, false), Need { close: vec![1], parse: true }, "2 is on its way");
+        prepared.not_closed(1);
+        prepared.closed(1);
+        prepared.parsed(1);
+        prepared.next_batch();
+        assert_eq!(prepared.use_statement(1, 1, false), NOTHING);
     }
 }

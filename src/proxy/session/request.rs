@@ -143,6 +143,9 @@ impl Session {
             if server.pipeline.has_events() {
                 self.note_events(server); // a name that a skipped message would have taken is free again
             }
+            if self.waits_for_name(tag, body, server) {
+                break;
+            }
             let way = match self.account(tag, body, total, loan, server, &mut out, at) {
                 Ok(way) => way,
                 // what stands before it has been accounted for and must go out all the same
@@ -181,7 +184,10 @@ impl Session {
                     out.at(at).extend_from_slice(&messages::FLUSH);
                     loan.copy_asked = true;
                 }
-                b'Q' | b'S' | b'F' => loan.turn_sent = true,
+                b'Q' | b'S' | b'F' => {
+                    loan.turn_sent = true;
+                    self.names.turn_sent();
+                }
                 _ => {}
             }
         }
@@ -199,6 +205,26 @@ impl Session {
         let _ = server.poll_send(cx);
         self.arm_sent(server);
         Ok(at > 0)
+    }
+
+    /// Whether what a message names depends on an earlier batch that is not answered: whether that has failed decides
+    /// what the name stands for.
+    fn waits_for_name(&self, tag: u8, body: &[u8], server: &Server) -> bool {
+        if server.pipeline.readies() == 0 || !self.renames() {
+            return false;
+        }
+        let name = match (tag, body.split_first()) {
+            (b'P', _) => split_cstr(body),
+            (b'B', _) => split_cstr(body).and_then(|(_, rest)| split_cstr(rest)),
+            (b'C' | b'D', Some((b'S', name))) => split_cstr(name),
+            _ => None,
+        };
+        name.is_some_and(|(name, _)| !(tag == b'P' && name.is_empty()) && self.names.is_unsure(name))
+    }
+
+    /// Whether the names of prepared statements are replaced.
+    fn renames(&self) -> bool {
+        self.member.profile.mode != PoolMode::Session && self.member.profile.prepared_statements > 0
     }
 
     /// Answers of howdah's own whose turn it is; a Flush wants them now.
@@ -225,7 +251,7 @@ impl Session {
         at: usize,
     ) -> Result<Way, End> {
         let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(tag));
-        let renames = self.member.profile.mode != PoolMode::Session && self.member.profile.prepared_statements > 0;
+        let renames = self.renames();
         let pipeline = &mut server.pipeline;
         match tag {
             b'Q' => {
@@ -328,7 +354,7 @@ impl Session {
                 let id = statement.id;
                 let serial = self.names.change_unnamed(Unnamed::Once(statement));
                 server.pipeline.push(Owed::Parse { id: 0, serial, reply: Reply::Forward })?;
-                server.unnamed = Some(id);
+                server.parses_unnamed(id);
                 return Ok(Way::AsIs);
             }
             let serial = self.names.change_unnamed(Unnamed::Shared(Arc::clone(&statement)));
@@ -360,11 +386,7 @@ impl Session {
             return fail(server, out, at, ClientError::BlockFailed, total);
         }
         let max = self.member.profile.prepared_statements;
-        let mut need = server.prepared.use_statement(statement.id, max);
-        if !known && !need.parse {
-            need.close.push(statement.id);
-            need.parse = true;
-        }
+        let need = server.prepared.use_statement(statement.id, max, !known);
         let made = out.at(at);
         if need.parse {
             close_statements(server, made, &need.close)?;
@@ -378,7 +400,7 @@ impl Session {
 
     /// Sees to it that the server has `statement`, in front of a message that uses it.
     fn ensure(&self, statement: &Arc<Statement>, server: &mut Server, made: &mut Growing) -> Result<(), InCopy> {
-        let need = server.prepared.use_statement(statement.id, self.member.profile.prepared_statements);
+        let need = server.prepared.use_statement(statement.id, self.member.profile.prepared_statements, false);
         if need.parse {
             close_statements(server, made, &need.close)?;
             parse_statement(made, statement);
@@ -395,14 +417,14 @@ impl Session {
         out: &mut Outgoing<'_>,
         at: usize,
     ) -> Result<(), InCopy> {
-        if server.unnamed != Some(statement.id) {
+        if !server.holds_unnamed(statement.id) {
             let made = out.at(at);
             messages::message(made, b'P', |body| {
                 body.push(0);
                 body.extend_from_slice(&statement.definition);
             });
             server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Swallow })?;
-            server.unnamed = Some(statement.id);
+            server.parses_unnamed(statement.id);
         }
         Ok(())
     }

@@ -31,6 +31,10 @@ struct Names {
     unnamed: Unnamed,
     named: ByName,
     last_serial: u32,
+    /// The last change of which it is known whether it has happened.
+    settled_serial: u32,
+    /// The last change in a turn that has been sent to its end.
+    sent_serial: u32,
     /// Names closed by messages that are not answered yet, to be put back if those were skipped.
     closing: Vec<(u32, Box<[u8]>, Named)>,
     /// What the empty name stood for before changes that are not answered yet, oldest first.
@@ -119,12 +123,38 @@ impl ClientStatements {
             names.named.insert(name, named);
         } else {
             names.named.retain(|_, named| named.serial != serial);
+            names.closing.retain(|(.., named)| named.serial != serial); // it was closed again before that was known
+        }
+    }
+
+    /// Whether what `name` stands for depends on a turn that has been sent and, as far as is known here, not answered.
+    #[must_use]
+    pub fn is_unsure(&self, name: &[u8]) -> bool {
+        let Some(names) = &self.0 else { return false };
+        if names.sent_serial <= names.settled_serial {
+            return false;
+        }
+        let last_change = if name.is_empty() {
+            names.replaced.last().map(|(serial, _)| *serial)
+        } else if let Some(named) = names.named.get(name) {
+            Some(named.serial)
+        } else {
+            names.closing.iter().rev().find(|(_, closed, _)| **closed == *name).map(|(serial, ..)| *serial)
+        };
+        last_change.is_some_and(|serial| serial > names.settled_serial && serial <= names.sent_serial)
+    }
+
+    /// A turn ends with what has been sent: if it fails, so have the changes in it.
+    pub fn turn_sent(&mut self) {
+        if let Some(names) = &mut self.0 {
+            names.sent_serial = names.last_serial;
         }
     }
 
     /// Everything sent so far is answered: nothing can be undone any more.
     pub fn settled(&mut self) {
         if let Some(names) = &mut self.0 {
+            names.settled_serial = names.last_serial;
             names.closing.clear();
             names.replaced.clear();
         }
@@ -209,5 +239,21 @@ mod tests {
         assert!(holds(&names, c.id));
         names.undo(later);
         assert!(matches!(names.unnamed(), Unnamed::None));
+    }
+
+    #[test]
+    fn a_name_given_and_taken_back_by_skipped_messages_stays_free() {
+        let statement = Registry::default().statement(b"select 1\0\0\0");
+        let mut names = ClientStatements::default();
+        let added = names.add(b"a", statement);
+        let closed = names.remove(b"a");
+        assert!(!names.is_unsure(b"a"), "what is sent now is skipped with them");
+        names.turn_sent();
+        assert!(names.is_unsure(b"a") && !names.is_unsure(b"b"));
+        names.undo(added);
+        names.undo(closed);
+        assert!(names.named(b"a").is_none());
+        names.settled();
+        assert!(!names.is_unsure(b"a"));
     }
 }
