@@ -150,6 +150,7 @@ mod tests {
         prepared.next_batch();
         assert_eq!(prepared.use_statement(1, 10, false), Need { close: vec![1], parse: true });
         prepared.parsed(1);
+        prepared.parsed(1);
         prepared.next_batch();
         assert_eq!(prepared.use_statement(1, 10, false), NOTHING);
     }
