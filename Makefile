@@ -2,9 +2,10 @@
 
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 60
+STRESS_SECONDS ?= 300
 CARGO ?= cargo
 
-.PHONY: help build demo test lint docs bench fuzz conformance
+.PHONY: help build demo test stress negative-control lint docs bench fuzz conformance
 .NOTPARALLEL:
 
 help:
@@ -13,6 +14,8 @@ help:
 	@echo '  make demo         a primary, two standbys and howdah in front, with a live workload. Ctrl-C removes it all'
 	@echo "                    DEMO_ARGS='--for 10s --clients 64' goes to howdah demo"
 	@echo '  make test         formatting, lints, and every test: unit, integration with real PostgreSQL and drivers, docs'
+	@echo '  make stress       never a foreign answer, for STRESS_SECONDS ($(STRESS_SECONDS)); prints its seed'
+	@echo '  make negative-control  the same against a build with a known defect, which must be caught'
 	@echo '  make build        target/release/howdah'
 	@echo '  make lint         formatting and lints alone'
 	@echo '  make docs         writes docs/configuration.md and config/howdah.reference.toml from src/config'
@@ -33,6 +36,14 @@ test: lint
 	@scripts/need postgres python node
 	@scripts/drivers
 	@scripts/test
+
+stress:
+	@scripts/need rust postgres
+	HOWDAH_STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --release --test it foreign::hundreds -- --nocapture
+
+negative-control:
+	@scripts/need rust postgres
+	$(CARGO) test --test it foreign::a_build -- --ignored --nocapture
 
 lint:
 	@scripts/need rust lint

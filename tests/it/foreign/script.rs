@@ -124,7 +124,7 @@ impl Client {
 
     /// Does random things until the time is over.
     pub async fn play(mut self, until: Instant) {
-        while Instant::now() < until && !self.tally.is_enough() {
+        while Instant::now() < until {
             if self.stream.is_none() && self.login().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;

@@ -15,7 +15,6 @@ pub struct Tally {
     foreign: Cell<u64>,
     errors: RefCell<BTreeMap<String, u64>>,
     mismatches: RefCell<Vec<String>>,
-    enough: usize,
 }
 
 fn add(cell: &Cell<u64>) {
@@ -23,10 +22,6 @@ fn add(cell: &Cell<u64>) {
 }
 
 impl Tally {
-    pub fn new(enough_mismatches: usize) -> Self {
-        Self { enough: enough_mismatches, ..Self::default() }
-    }
-
     /// A statement's answer was the expected one.
     pub fn answer(&self) {
         add(&self.answers);
@@ -60,11 +55,6 @@ impl Tally {
             add(&self.foreign);
         }
         self.mismatches.borrow_mut().push(what);
-    }
-
-    /// Nothing more is to be learned.
-    pub fn is_enough(&self) -> bool {
-        self.mismatches.borrow().len() >= self.enough
     }
 
     pub fn answers(&self) -> u64 {
