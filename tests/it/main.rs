@@ -16,4 +16,5 @@ mod pipelines;
 mod plans;
 mod protocol;
 mod settings;
+mod starving;
 mod statements;
