@@ -6,12 +6,20 @@
 mod support;
 
 mod bad_input;
+mod cancel;
 mod copy;
 mod demo;
 mod drivers;
+mod fake;
 mod harness;
+mod limits;
+mod login;
 mod modes;
+mod outage;
 mod plans;
 mod protocol;
+mod reload;
 mod settings;
+mod shutdown;
 mod statements;
+mod timeouts;
