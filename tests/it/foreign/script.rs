@@ -554,9 +554,9 @@ impl Client {
         let tag = self.tag();
         batch.command("BEGIN", "BEGIN", b'T');
         batch.command("SET LOCAL statement_timeout = '5ms'", "SET", b'T');
-        let error = Want::Error("57014", "statement timeout".to_owned());
+        // it never gets to its row, and on a busy machine not even to its description
         let sql = format!("SELECT '{tag}' FROM pg_sleep(10)");
-        batch.send(&wire::query(&sql), [Want::Tag(b'T'), error, Want::Ready(b'E')]);
+        batch.send(&wire::query(&sql), [Want::Unless57014(vec![tag]), Want::Ready(b'E')]);
         batch.command("ROLLBACK", "ROLLBACK", b'I');
     }
 
