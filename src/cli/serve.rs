@@ -184,9 +184,15 @@ fn spawn_workers(
 fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, log_level: &LogLevel) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
     let loaded = config::load(&args.config).map_err(anyhow::Error::from);
-    match loaded.and_then(|config| Running::new(config).map_err(anyhow::Error::from)) {
-        Ok(running) => {
-            for change in config::compare(&shared.running().config, &running.config) {
+    let before = shared.running();
+    let prepared = loaded.and_then(|mut config| {
+        let changes = config::compare(&before.config, &config);
+        config::keep_bound(&before.config, &mut config);
+        Ok((changes, Running::new(config)?))
+    });
+    match prepared {
+        Ok((changes, running)) => {
+            for change in changes {
                 tracing::warn!(%change, "reload: takes effect at the next start");
             }
             let _ = log_level.reload(filter(&running.config)); // fails only once the subscriber is gone

@@ -55,7 +55,7 @@ pub use load::{load, parse};
 pub use pool::{Pool, PoolMode, PoolOverlay};
 pub use problem::{Place, Problem, Problems};
 pub use profile::{Profile, ProfileTimeouts};
-pub use reload::{RestartNeeded, compare};
+pub use reload::{RestartNeeded, compare, keep_bound};
 pub use render::{render_docs, render_reference};
 pub use secret::Secret;
 pub use timeouts::{Timeouts, TimeoutsOverlay};

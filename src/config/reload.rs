@@ -38,6 +38,19 @@ pub fn compare(running: &Config, configured: &Config) -> Vec<RestartNeeded> {
         .collect()
 }
 
+/// Puts what is bound back into a configuration that is about to take over: the keys [`compare`] names keep their running
+/// values, in the order of the running sockets. TLS of a listener that both have is the new one.
+pub fn keep_bound(running: &Config, configured: &mut Config) {
+    let wanted = std::mem::replace(&mut configured.listeners, running.listeners.clone());
+    for listener in &mut configured.listeners {
+        if let Some(same) = wanted.iter().find(|wanted| wanted.address == listener.address) {
+            listener.tls.clone_from(&same.tls);
+        }
+    }
+    configured.limits.workers = running.limits.workers;
+    configured.http.address = running.http.address.clone();
+}
+
 /// What is bound, whatever the order: the address, and for a Unix socket who may use it. TLS is not part of it.
 fn sockets(listeners: &[Listener]) -> String {
     let mut sockets: Vec<String> = listeners

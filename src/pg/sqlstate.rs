@@ -47,6 +47,8 @@ impl SqlState {
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     /// The session is ended from outside.
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
+    /// Another process of the server has crashed, and takes all others with it.
+    pub const CRASH_SHUTDOWN: Self = Self(*b"57P02");
     /// Nobody can serve this now, it may work in a moment.
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     /// The session was idle for longer than it may.

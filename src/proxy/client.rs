@@ -134,6 +134,11 @@ impl ClientHandle {
         *self.target.lock() = Target::Waiting;
     }
 
+    /// It waits, and not in a queue: a cancel ends the wait. Over with [`Self::not_working`].
+    pub fn begin_hold(&self) {
+        *self.target.lock() = Target::Waiting;
+    }
+
     /// Hands over a server.
     ///
     /// # Errors

@@ -90,6 +90,9 @@ pub enum ClientError {
     /// The server went away inside a block whose COMMIT had not been sent.
     #[error("the transaction is lost: its server went away")]
     BlockLost,
+    /// The server of a session that depends on it went away.
+    #[error("the session is lost: its server went away")]
+    SessionLost,
     /// A statement in a failed block.
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     BlockFailed,
@@ -145,7 +148,7 @@ impl ClientError {
             Self::TlsRequired => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Startup(error) => error.sqlstate(),
             Self::Replication | Self::StatementMode => SqlState::FEATURE_NOT_SUPPORTED,
-            Self::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
+            Self::ShuttingDown | Self::SessionLost => SqlState::ADMIN_SHUTDOWN,
             Self::NoPrimary(_) | Self::ServerUnreachable(_) | Self::PoolRetired => SqlState::CANNOT_CONNECT_NOW,
             Self::LoginTimeout | Self::Stalled | Self::SlowReader | Self::ServerRefused(_) => {
                 SqlState::CONNECTION_FAILURE
@@ -202,6 +205,7 @@ impl ClientError {
             | Self::Replication
             | Self::LoginTimeout
             | Self::ShuttingDown
+            | Self::SessionLost
             | Self::TransactionTimeout
             | Self::IdleInTransaction
             | Self::ClientIdle

@@ -270,7 +270,7 @@ impl Session {
                 }
             }
             let here = total.min(rest.len());
-            let first = rest.get(HEADER_LEN).copied();
+            let first = ready_status(tag, total, rest);
             let Ok(receipt) = server.pipeline.receive(tag, first) else {
                 return Err(desync(loan, server, tag));
             };
@@ -340,6 +340,11 @@ impl Session {
                     self.note_command(loan, server, tag);
                     Ok(true)
                 }
+                // the end of the server's connection, not of the client's
+                b'N' if !self.is_session_mode() => {
+                    let code = ServerError::read(&body(incoming)).code;
+                    Ok(!matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)))
+                }
                 b'E' => self.heed_error(loan, incoming, at, &body(incoming)),
                 _ => Ok(true),
             },
@@ -394,7 +399,6 @@ impl Session {
             if std::mem::take(&mut loan.redefines) {
                 self.worker.shared.statements.renew();
             }
-            loan.commits = !server.pipeline.quiet() && loan.commits;
             if !Arc::ptr_eq(&loan.reported, &server.reported) && server.pipeline.settled() {
                 let shared = &self.worker.shared;
                 self.wants = shared.settings.intern(self.wants.learn(&server.reported, &server.login));
@@ -406,6 +410,7 @@ impl Session {
         }
         if server.pipeline.quiet() {
             self.names.settled();
+            loan.commits = false; // whatever might have committed has been answered
         }
         loan.query_expired = false; // it ended by itself, or has eaten its cancel: the next has its own time
         self.arm_deadline(loan, server);
@@ -536,6 +541,11 @@ fn repair(loan: &mut Loan, server: &mut Server) -> Result<(), End> {
     server.out = Some(repair);
     server.out_sent = 0;
     Ok(())
+}
+
+/// The transaction status in a ReadyForQuery; `None` in one that is not as long as it must be.
+pub(in crate::proxy) fn ready_status(tag: u8, total: usize, message: &[u8]) -> Option<u8> {
+    if tag == b'Z' && total == HEADER_LEN + 1 { message.get(HEADER_LEN).copied() } else { None }
 }
 
 /// The server said something nobody asked for: that is howdah's or the server's defect, and never the client's.

@@ -290,11 +290,13 @@ impl Shared {
         Ok(self.pools.pool(key, profile, endpoint))
     }
 
-    /// Takes pools of nodes that are not primary out of use, and forgets those that are empty.
+    /// Takes pools out of use that no session would be sent to now, and forgets those that are empty.
     pub fn tidy_pools(&self) {
-        let topology = self.board.read();
+        let (topology, running) = (self.board.read(), self.running.load());
         self.pools.tidy(|key| {
             topology.clusters.get(&key.cluster).is_some_and(|view| view.primary.as_ref() == Some(&key.node))
+                && running.endpoints.contains_key(&(Arc::clone(&key.cluster), Arc::clone(&key.node)))
+                && running.config.profile(&key.database, &key.user).is_some_and(|profile| profile.cluster == key.cluster)
         });
     }
 }

@@ -93,6 +93,8 @@ pub struct Worker {
     clients: RefCell<HashMap<u64, Arc<ClientHandle>, foldhash::fast::RandomState>>,
     load: Arc<AtomicUsize>,
     draining: Cell<bool>,
+    /// Tasks that a stop waits for: servers on their way to rest, or to their end.
+    to_see_through: Cell<usize>,
     /// When the deadlines are looked at next; `u64::MAX` while nobody has one.
     next_scan_ms: Cell<u64>,
     sooner: Notify,
@@ -124,6 +126,7 @@ impl Worker {
                         clients: RefCell::default(),
                         load,
                         draining: Cell::new(false),
+                        to_see_through: Cell::new(0),
                         next_scan_ms: Cell::new(u64::MAX),
                         sooner: Notify::new(),
                     });
@@ -161,9 +164,9 @@ impl Worker {
                 }
             }
         }
-        // sessions say their last word and free their places
+        // sessions say their last word and free their places; what runs on a server for them is cancelled
         let gone = async {
-            while !self.clients.borrow().is_empty() {
+            while !self.clients.borrow().is_empty() || self.to_see_through.get() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -184,6 +187,16 @@ impl Worker {
         for client in self.clients.borrow().values() {
             client.signal(signal);
         }
+    }
+
+    /// Runs a task that a stop of the worker waits for, a moment at least.
+    pub fn see_through(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let worker = Rc::clone(self);
+        self.to_see_through.update(|tasks| tasks + 1);
+        tokio::task::spawn_local(async move {
+            task.await;
+            worker.to_see_through.update(|tasks| tasks - 1);
+        });
     }
 
     /// How many clients it has.

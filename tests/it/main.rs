@@ -6,15 +6,24 @@
 mod support;
 
 mod bad_input;
+mod cancel;
 mod copy;
 mod demo;
 mod drivers;
+mod fake;
 mod foreign;
 mod harness;
+mod limits;
+mod login;
 mod modes;
+mod outage;
 mod pipelines;
 mod plans;
 mod protocol;
+mod reload;
 mod settings;
+mod shutdown;
 mod starving;
 mod statements;
+mod timeouts;
+mod tls;

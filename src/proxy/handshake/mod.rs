@@ -15,6 +15,7 @@ pub mod login;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
@@ -102,8 +103,17 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
     let peer = accepted.peer.clone();
     let mut stream = Stream::Plain(accepted.socket);
     let handshake = Box::pin(welcome(&worker, &handle, &mut stream, accepted.listener));
-    let outcome = tokio::time::timeout(login_max, handshake).await;
-    match outcome.unwrap_or(Err(Refusal::Told(ClientError::LoginTimeout))) {
+    let goodbye = std::future::poll_fn(|cx| {
+        handle.listen(cx);
+        if handle.has(Signal::Goodbye) { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let outcome = tokio::select! {
+        biased;
+        outcome = tokio::time::timeout(login_max, handshake) => outcome.unwrap_or(Err(ClientError::LoginTimeout.into())),
+        // a stranger who takes its time would hold up the shutdown
+        () = goodbye => Err(ClientError::ShuttingDown.into()),
+    };
+    match outcome {
         Ok(Visitor::Silent) | Err(Refusal::Gone) => {}
         Ok(Visitor::Client(mut session)) => {
             session.stream = stream;
@@ -153,7 +163,7 @@ async fn welcome(
         Startup::Cancel { pid, secret } => {
             let identity = shared.cancels.owner(pid, secret).and_then(|owner| owner.cancel());
             if let Some(identity) = identity {
-                let within = running.config.timeouts.server_connect.limit();
+                let within = running.config.timeouts.cancel_wait.limit();
                 tokio::task::spawn_local(cancel::deliver(identity, within));
             }
             return Ok(Visitor::Silent);
@@ -189,7 +199,9 @@ async fn welcome(
         };
         place.name(&claim.database, &claim.user, limits)?;
     }
-    let cluster = profile.as_ref().map(|profile| Arc::clone(&profile.cluster));
+    // whoever asks for a database that is not there proves who it is all the same, or the answer would tell strangers
+    let first = || running.config.clusters.keys().next().map(|name| Arc::from(name.as_str()));
+    let cluster = profile.as_ref().map(|profile| Arc::clone(&profile.cluster)).or_else(first);
     // what the proof is answered with travels with the greeting
     let proven = match running.config.auth.method {
         AuthMethod::Trust => Vec::new(),

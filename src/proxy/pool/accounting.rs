@@ -250,6 +250,11 @@ impl<S, W> Accounting<S, W> {
         self.lanes.iter_mut().find(|lane| !lane.idle.is_empty()).map(|lane| lane.idle.remove(0))
     }
 
+    /// Takes as many idle servers as there are connections above the limit.
+    pub fn take_excess(&mut self) -> Vec<S> {
+        (self.limit..self.open).map_while(|_| self.take_oldest_idle()).collect()
+    }
+
     /// Looks at every idle server.
     pub fn idle_servers(&self) -> impl Iterator<Item = &S> {
         self.lanes.iter().flat_map(|lane| lane.idle.iter())
@@ -323,6 +328,8 @@ mod tests {
         assert_eq!(books.release(0, 0), Release::Close(0));
         books.closed();
         assert_eq!(books.release(0, 1), Release::Kept);
+        books.set_limit(0);
+        assert_eq!((books.take_excess(), books.take_excess()), (vec![1], vec![]));
     }
 
     /// What happens next in a schedule; numbers pick among what is possible.

@@ -49,6 +49,7 @@ impl Budget {
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
+    /// Sequentially consistent with [`Self::press`]: either this sees who is starved, or they see the room.
     fn give_back(&self) {
         self.used.fetch_sub(1, Ordering::SeqCst);
     }
@@ -57,6 +58,11 @@ impl Budget {
     #[must_use]
     pub fn is_pressed(&self) -> bool {
         self.pressed.load(Ordering::SeqCst)
+    }
+
+    fn is_full(&self) -> bool {
+        let max = self.max.load(Ordering::Acquire);
+        max != 0 && self.used.load(Ordering::SeqCst) >= max
     }
 
     fn press(&self, pool: &Arc<Pool>) {
@@ -103,7 +109,8 @@ impl Budgets {
         both
     }
 
-    /// Gives one of each back; the answer is the pools that waited for it, the oldest first.
+    /// Gives one of each back; the answer is the pools that waited for it, first the one whose client waits longest. Not to
+    /// be called under the lock of a pool's books.
     #[must_use]
     pub fn give_back(&self) -> Vec<Arc<Pool>> {
         self.database.give_back();
@@ -114,13 +121,18 @@ impl Budgets {
                 starved.extend(budget.take_starved());
             }
         }
+        // or whoever was refused first would take every place again
+        starved.sort_by_cached_key(|pool| pool.oldest_us().unwrap_or(u64::MAX));
         starved
     }
 
-    /// Remembers that `pool` was refused.
-    pub fn press(&self, pool: &Arc<Pool>) {
-        self.database.press(pool);
-        self.user.press(pool);
+    /// Remembers that `pool` was refused, with the limits that are full: others have nothing to give. `false` when there
+    /// is room by now, and the pool may as well try again.
+    #[must_use]
+    pub fn press(&self, pool: &Arc<Pool>) -> bool {
+        let full = [&self.database, &self.user].into_iter().filter(|budget| budget.is_full());
+        full.map(|budget| budget.press(pool)).count() > 0
+            && (self.database.is_full() || self.user.is_full()) // a place freed before it was remembered told nobody
     }
 
     /// Whether a pool of the same budget waits for longer than anybody of a pool whose oldest client came at
@@ -138,9 +150,10 @@ impl Budgets {
         }
     }
 
-    /// Whether two pools share a budget.
+    /// Whether two pools share a budget that is full: one of them could give the other room.
     #[must_use]
-    pub fn shares_with(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.database, &other.database) || Arc::ptr_eq(&self.user, &other.user)
+    pub fn share_a_full_one(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.database, &other.database) && self.database.is_full()
+            || Arc::ptr_eq(&self.user, &other.user) && self.user.is_full()
     }
 }

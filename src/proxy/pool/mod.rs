@@ -249,8 +249,8 @@ impl Pool {
                 Checkout::Queued { ticket, dial } => {
                     if dial {
                         self.dial(worker);
-                    } else if refused {
-                        self.starve(worker);
+                    } else if refused && !self.starve(worker) {
+                        self.dial_for_waiters(worker);
                     }
                     return Lent::Queued(ticket);
                 }
@@ -352,9 +352,15 @@ impl Pool {
 
     /// Closes a server that must not be used again; its place is free when the server has hung up.
     pub fn discard(self: &Arc<Self>, worker: &Rc<Worker>, mut server: Box<Server>) {
-        let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
-        tokio::task::spawn_local(async move {
+        let (pool, closer) = (Arc::clone(self), Rc::clone(worker));
+        worker.see_through(async move {
+            let worker = closer;
             let goodbye = async {
+                // one that is at work does not hear us hang up before it is done
+                if !server.pipeline.quiet() && server.identity.cancel_begins() {
+                    let sent = connect::cancel(&server.identity, Some(CLOSE_MAX)).await;
+                    server.identity.cancel_over(sent.is_ok());
+                }
                 if server.out.is_none() {
                     let _ = server.stream.write_all(&messages::TERMINATE).await;
                 }
@@ -383,35 +389,34 @@ impl Pool {
     }
 
     fn dial_for_waiters(self: &Arc<Self>, worker: &Rc<Worker>) {
-        let mut books = self.books.lock();
-        while books.dial(|| self.budgets.take()) {
-            self.dial(worker);
-        }
-        let refused = books.wants_to_dial();
-        drop(books);
-        if refused {
-            self.starve(worker);
-        }
-    }
-
-    /// Somebody waits and a limit above the pool refuses: another pool under it gives up an idle connection.
-    fn starve(self: &Arc<Self>, worker: &Rc<Worker>) {
-        self.budgets.press(self);
-        // what was given back before that was told to nobody
-        let mut books = self.books.lock();
-        while books.dial(|| self.budgets.take()) {
-            self.dial(worker);
-        }
-        let refused = books.wants_to_dial();
-        drop(books);
-        if !refused {
-            return;
-        }
-        for other in worker.shared.pools.all() {
-            if !Arc::ptr_eq(&other, self) && other.budgets.shares_with(&self.budgets) && other.give_up_idle(worker) {
+        loop {
+            let mut books = self.books.lock();
+            while books.dial(|| self.budgets.take()) {
+                self.dial(worker);
+            }
+            let refused = books.wants_to_dial();
+            drop(books);
+            if !refused || self.starve(worker) {
                 return;
             }
         }
+    }
+
+    /// Somebody waits and a limit above the pool refuses: another pool under it gives up an idle connection. `false` when
+    /// there is room after all.
+    fn starve(self: &Arc<Self>, worker: &Rc<Worker>) -> bool {
+        if !self.budgets.press(self) {
+            return false;
+        }
+        for other in worker.shared.pools.all() {
+            if !Arc::ptr_eq(&other, self)
+                && other.budgets.share_a_full_one(&self.budgets)
+                && other.give_up_idle(worker)
+            {
+                break;
+            }
+        }
+        true
     }
 
     /// Opens a connection that the books count already.
@@ -455,12 +460,8 @@ impl Pool {
                 let mut books = pool.books.lock();
                 books.rested();
                 if !books.dial(|| pool.budgets.take()) {
-                    let refused = books.wants_to_dial();
                     drop(books);
-                    if refused {
-                        pool.starve(&worker);
-                    }
-                    return;
+                    return pool.dial_for_waiters(&worker);
                 }
             }
         });
@@ -474,8 +475,11 @@ impl Pool {
         }
         self.welcome.store(Some(Arc::clone(&server.reported)));
         let release = self.books.lock().dialled(worker.id, server);
+        let kept = matches!(release, Release::Kept);
         if let Some(refused) = self.hand_over(worker, release) {
             self.pass_on(worker, refused);
+        } else if kept && self.budgets.is_pressed(|| self.oldest_us()) {
+            self.give_up_idle(worker); // whoever it was for has left, and another pool has none
         }
         // more may wait than there are dials under way
         self.dial_for_waiters(worker);
@@ -496,8 +500,10 @@ impl Pool {
     /// Whether a settled server should not be used again: too old, or of a place that is not this pool's any more.
     fn is_outdated(&self, server: &Server) -> bool {
         let old = |lifetime: Duration| server.born.elapsed() >= lifetime;
+        let settings = self.settings.load();
         self.retired.load(Ordering::Acquire)
-            || self.settings.load().server_lifetime.is_some_and(old)
+            || settings.server_lifetime.is_some_and(old)
+            || *settings.dbname != *server.database
             || !self.endpoint.load().same_place(&server.identity.endpoint)
     }
 
@@ -511,6 +517,15 @@ impl Pool {
         });
         for server in swept {
             self.discard(worker, server);
+        }
+        // limits may have been changed meanwhile: nobody was told
+        let excess = self.books.lock().take_excess();
+        for mut server in excess {
+            let _ = server.stream.detach(); // it may be registered with another worker's reactor
+            self.discard(worker, server);
+        }
+        if self.is_contended() {
+            self.dial_for_waiters(worker);
         }
     }
 

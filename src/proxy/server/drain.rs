@@ -11,6 +11,7 @@ use crate::net::buffer;
 use crate::protocol::frame::{HEADER_LEN, Scan, scan_header, split_cstr};
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
+use crate::proxy::relay::ready_status;
 use crate::proxy::session::request::NO_STATEMENT;
 use crate::proxy::session::settings::{Interner, Reported};
 
@@ -167,7 +168,7 @@ impl Server {
             }
             let here = total.min(rest.len());
             let body = rest.get(HEADER_LEN..here).unwrap_or_default();
-            match self.pipeline.receive(tag, body.first().copied()) {
+            match self.pipeline.receive(tag, ready_status(tag, total, rest)) {
                 Err(_) | Ok(Receipt::Unsolicited | Receipt::PrefixFailed) => return Err(Restless::Lost),
                 // what was to take the unnamed statement's place may have been skipped
                 Ok(_) if tag == b'E' => self.unnamed = None,

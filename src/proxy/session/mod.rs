@@ -26,6 +26,7 @@ use self::outbox::Outbox;
 use self::settings::{Reported, Settings};
 use self::statements::ClientStatements;
 use super::client::ClientHandle;
+use super::error::ClientError;
 use super::handshake::Presence;
 use super::pool::Pool;
 use super::server::Server;
@@ -76,6 +77,8 @@ pub struct Session {
     /// A request was refused: everything up to its Sync is dropped.
     pub(super) skip_to_sync: bool,
     lost: Option<LostBlock>,
+    /// The server this session depended on is gone: its next request ends it with this.
+    session_lost: Option<ClientError>,
     deadlines: Deadlines,
     _presence: Presence,
 }
@@ -107,6 +110,7 @@ impl Session {
             discard_left: 0,
             skip_to_sync: false,
             lost: None,
+            session_lost: None,
             deadlines: Deadlines::default(),
             _presence: presence,
         }

@@ -203,7 +203,7 @@ impl Session {
         inbox.consume(at);
         self.flush_local(server, flush);
         let _ = server.poll_send(cx);
-        self.arm_sent(server);
+        self.arm_sent(server, at > 0);
         Ok(at > 0)
     }
 

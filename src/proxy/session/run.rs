@@ -83,6 +83,9 @@ impl Session {
     /// One request: `Err` when the session is over.
     async fn serve_request(&mut self) -> Result<(), End> {
         poll_fn(|cx| self.poll_request(cx)).await?;
+        if let Some(error) = self.session_lost.take() {
+            return Err(error.into());
+        }
         if self.is_statement_mode() && self.begins_block() {
             return self.refuse(ClientError::StatementMode);
         }
@@ -123,6 +126,7 @@ impl Session {
             {
                 return Poll::Ready(Err(End::Gone));
             }
+            self.arm_write(!self.outbox.is_empty());
             if let Some(mut lost) = self.lost.take() {
                 let over = self.answer_lost(&mut lost)?;
                 self.lost = (!over).then_some(lost);
@@ -331,10 +335,10 @@ impl Session {
                 }
             };
             if pool.wants_check(&server) {
-                let within = pool.check_within();
-                let checked = tokio::time::timeout(within, server.check(&self.worker.shared.reported)).await;
-                if checked != Ok(Ok(())) {
+                let checked = self.check(&pool, &mut server).await;
+                if checked != Ok(true) {
                     pool.discard(&self.worker, server);
+                    checked?;
                     continue;
                 }
             }
@@ -359,6 +363,22 @@ impl Session {
         Ok(loan)
     }
 
+    /// Asks a server whether it is still there. A client that waits for the answer may stop waiting as any other.
+    async fn check(&mut self, pool: &Pool, server: &mut Server) -> Result<bool, End> {
+        self.begin_wait();
+        self.handle.begin_hold();
+        let worker = std::rc::Rc::clone(&self.worker);
+        let check = server.check(&worker.shared.reported);
+        let mut check = Box::pin(tokio::time::timeout(pool.check_within(), check));
+        let checked = poll_fn(|cx| match check.as_mut().poll(cx) {
+            Poll::Ready(checked) => Poll::Ready(Ok(checked == Ok(Ok(())))),
+            Poll::Pending => self.poll_wait_ends(cx).map_ok(|()| false),
+        })
+        .await;
+        self.handle.not_working();
+        checked
+    }
+
     fn begin_wait(&mut self) {
         if self.deadlines.query_wait == 0 {
             self.deadlines.query_wait = after(self.worker.shared.now_ms(), self.member.profile.timeouts.query_wait);
@@ -373,7 +393,13 @@ impl Session {
         if is_over(self.deadlines.query_wait, self.worker.shared.now_ms()) {
             return Err(error.into());
         }
-        tokio::time::timeout(LOOK_AGAIN, poll_fn(|cx| self.poll_wait_ends(cx))).await.unwrap_or(Ok(()))
+        self.handle.begin_hold();
+        let waited = tokio::time::timeout(LOOK_AGAIN, poll_fn(|cx| self.poll_wait_ends(cx))).await.unwrap_or(Ok(()));
+        self.handle.not_working();
+        match waited {
+            Err(End::Fault(ClientError::QueryWait)) => Err(error.into()),
+            waited => waited,
+        }
     }
 
     /// Ready when the wait must end whatever comes of it.
@@ -452,7 +478,7 @@ impl Session {
             return pool.discard(&worker, server);
         }
         let discard = self.is_session_mode();
-        tokio::task::spawn_local(async move {
+        std::rc::Rc::clone(&worker).see_through(async move {
             let shared = Arc::clone(&worker.shared);
             let recovered = tokio::time::timeout(pool.cancel_wait(), server.recover(discard, &shared.reported)).await;
             match recovered {
@@ -490,9 +516,15 @@ impl Session {
         if self.is_session_mode() {
             let error = match &loan.fatal {
                 Some(fields) => ClientError::ServerRefused(fields.clone()),
-                None => ClientError::OutcomeUnknown,
+                None => ClientError::SessionLost,
             };
-            return Err(error.into());
+            if idle || status != b'I' && !loan.commits {
+                return Err(error.into());
+            }
+            // that its outcome is in doubt must not be lost behind the end of the session
+            self.tell_lost(&ClientError::OutcomeUnknown, readies, open, b'I');
+            self.session_lost = Some(error);
+            return Ok(());
         }
         if status != b'I' && !loan.commits {
             let mut lost = LostBlock::new(status);
@@ -568,7 +600,7 @@ impl Session {
     }
 
     /// Something was sent to the server: its timeouts begin.
-    pub(in crate::proxy) fn arm_sent(&mut self, server: &Server) {
+    pub(in crate::proxy) fn arm_sent(&mut self, server: &Server, taken: bool) {
         let timeouts = &self.member.profile.timeouts;
         let streams = self.message_left > 0;
         if timeouts.query.is_none()
@@ -580,7 +612,9 @@ impl Session {
             return;
         }
         let now = self.worker.shared.now_ms();
-        self.deadlines.idle_in_transaction = 0;
+        if taken {
+            self.deadlines.idle_in_transaction = 0; // part of a message that is held back is nothing yet
+        }
         self.deadlines.read = if streams { after(now, timeouts.read) } else { 0 };
         if self.deadlines.query == 0 && !server.pipeline.quiet() {
             self.deadlines.query = after(now, timeouts.query);
@@ -613,7 +647,11 @@ impl Session {
         let now = self.worker.shared.now_ms();
         let at = self.deadlines;
         if is_over(at.read, now) {
-            return Err(ClientError::Stalled.into());
+            if server.out.is_none() {
+                return Err(ClientError::Stalled.into());
+            }
+            // it is the server that does not take what the client has sent
+            self.deadlines.read = after(now, self.member.profile.timeouts.read);
         }
         if is_over(at.write, now) {
             return Err(ClientError::SlowReader.into());
@@ -630,7 +668,7 @@ impl Session {
             }
             loan.query_expired = true;
             if server.identity.cancel_begins() {
-                let within = self.member.profile.timeouts.server_connect;
+                let within = self.member.profile.timeouts.cancel_wait;
                 tokio::task::spawn_local(cancel::deliver(Arc::clone(&server.identity), within));
             }
             self.deadlines.query = after(now, Some(loan.pool.cancel_wait()));
