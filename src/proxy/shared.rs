@@ -296,7 +296,10 @@ impl Shared {
         self.pools.tidy(|key| {
             topology.clusters.get(&key.cluster).is_some_and(|view| view.primary.as_ref() == Some(&key.node))
                 && running.endpoints.contains_key(&(Arc::clone(&key.cluster), Arc::clone(&key.node)))
-                && running.config.profile(&key.database, &key.user).is_some_and(|profile| profile.cluster == key.cluster)
+                && running
+                    .config
+                    .profile(&key.database, &key.user)
+                    .is_some_and(|profile| profile.cluster == key.cluster)
         });
     }
 }

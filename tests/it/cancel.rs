@@ -136,8 +136,10 @@ fn what_a_vanished_client_left_running_is_cancelled_and_its_server_kept() {
     let requests: [Vec<u8>; 4] = [
         wire::query("SELECT pg_sleep(600)"),
         wire::query("BEGIN; SELECT pg_sleep(600)"),
-        [wire::parse("", "SELECT pg_sleep(600)", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat(),
-        [wire::parse("", "SELECT pg_sleep(600)", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::flush()].concat(),
+        [wire::parse("", "SELECT pg_sleep(600)", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()]
+            .concat(),
+        [wire::parse("", "SELECT pg_sleep(600)", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::flush()]
+            .concat(),
     ];
     for request in requests {
         let mut client = howdah.login(&tenant);

@@ -136,8 +136,7 @@ fn a_database_never_has_more_servers_than_its_maximum_over_all_its_users() {
         passwords(&tenant, &users)
     );
     let howdah = Howdah::shared(&toml);
-    let seats: Vec<_> =
-        (0..18).map(|n| Seat { user: users[n % 3].clone(), database: tenant.name.clone() }).collect();
+    let seats: Vec<_> = (0..18).map(|n| Seat { user: users[n % 3].clone(), database: tenant.name.clone() }).collect();
     let most = most_connections(&format!("datname = '{}'", tenant.name), || {
         let (answered, longest) = churn(&howdah, &seats);
         assert!(answered.iter().all(|answered| *answered > 0), "{answered:?}");
@@ -208,7 +207,8 @@ fn a_starved_pool_takes_idle_servers_only_from_pools_under_the_limit_that_is_ful
     let mut starved = login(&user, &user);
     assert_eq!(starved.value("SELECT 1"), "1");
     let pids = kept.join(",");
-    let alive = shared().primary().sql(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid IN ({pids})")).unwrap();
+    let alive =
+        shared().primary().sql(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid IN ({pids})")).unwrap();
     assert_eq!(alive.cell(), Some("2"), "an idle server was closed that could not help");
 }
 

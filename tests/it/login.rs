@@ -39,9 +39,8 @@ fn a_wrong_password_and_a_user_who_does_not_exist_look_the_same() {
         let rounds = text.rsplit(',').next().unwrap().to_owned();
         (fields, rounds)
     };
-    let salt = |messages: &[Message]| {
-        String::from_utf8_lossy(&messages[1].body[4..]).split(',').nth(1).unwrap().to_owned()
-    };
+    let salt =
+        |messages: &[Message]| String::from_utf8_lossy(&messages[1].body[4..]).split(',').nth(1).unwrap().to_owned();
     let wrong = try_login(&howdah, &tenant.name, "wrong", &tenant.name);
     let nobody = try_login(&howdah, "nobody_at_all", "wrong", &tenant.name);
     assert_eq!(wire::short(&wrong), ["R:10", "R:11", "E:28P01"]);
@@ -98,7 +97,8 @@ fn a_password_changed_and_a_role_made_meanwhile_work_within_a_moment() {
 fn a_server_that_wants_md5_gets_it_from_the_files_password() {
     let tenant = Tenant::shared();
     let role = format!("{}_old", tenant.name);
-    let sql = format!("SET password_encryption = 'md5'; CREATE ROLE {role} LOGIN PASSWORD 'old secret' IN ROLE md5_users");
+    let sql =
+        format!("SET password_encryption = 'md5'; CREATE ROLE {role} LOGIN PASSWORD 'old secret' IN ROLE md5_users");
     shared().primary().sql(&sql).unwrap();
     let howdah = Howdah::shared(&format!("[users.{role}]\npassword = \"old secret\"\n"));
     logs_in(&howdah, &role, "old secret", &tenant.name);
@@ -134,7 +134,8 @@ fn a_database_that_does_not_exist_is_refused_by_whoever_knows() {
     assert_eq!(wire::error(&try_login(&howdah, name, password, "missing_db")).code, "3D000");
     logs_in(&howdah, name, password, &format!("{name}_late"));
 
-    let toml = std::fs::read_to_string(howdah.config()).unwrap().replace("[databases.\"*\"]", &format!("[databases.{name}]"));
+    let toml =
+        std::fs::read_to_string(howdah.config()).unwrap().replace("[databases.\"*\"]", &format!("[databases.{name}]"));
     howdah.reload(&toml);
     eventually("not configured any more", SOON, || {
         let messages = try_login(&howdah, name, password, "other");

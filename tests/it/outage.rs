@@ -51,7 +51,9 @@ fn a_statement_whose_server_goes_away_under_it_is_in_doubt_and_the_session_goes_
         let pid = client.value("SELECT pg_backend_pid()");
         let sql = "SELECT 1 FROM pg_sleep(600)";
         if extended {
-            client.send(&[wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat());
+            client.send(
+                &[wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat(),
+            );
         } else {
             client.send(&wire::query(sql));
         }
@@ -70,7 +72,8 @@ fn a_statement_whose_server_goes_away_under_it_is_in_doubt_and_the_session_goes_
 fn every_batch_of_a_pipeline_is_answered_when_its_server_goes_away() {
     let (_howdah, mut client) = served("");
     let pid = client.value("SELECT pg_backend_pid()");
-    let batch = |sql: &str| [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat();
+    let batch =
+        |sql: &str| [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat();
     client.send(&[batch("SELECT 1 FROM pg_sleep(600)"), batch("SELECT 2"), wire::query("SELECT 3")].concat());
     client.expect_silence(Duration::from_millis(100));
     terminate(&pid);
@@ -113,14 +116,16 @@ fn a_lost_block_can_be_rolled_back_to_a_savepoint_and_stays_lost() {
 #[test]
 fn a_lost_block_is_the_same_in_the_extended_protocol() {
     let (_howdah, mut client) = served("");
-    let batch = |sql: &str| [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat();
-    let mut run = |client: &mut Client, sql: &str| {
+    let batch =
+        |sql: &str| [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat();
+    let run = |client: &mut Client, sql: &str| {
         client.send(&batch(sql));
         wire::short(&client.read_until_ready())
     };
     client.send(&[wire::parse("c", "COMMIT", &[]), wire::parse("r", "ROLLBACK", &[]), wire::sync()].concat());
     client.read_until_ready();
-    let named = |name: &str| [wire::bind("", name, &[]), wire::describe(b'P', ""), wire::execute("", 0), wire::sync()].concat();
+    let named =
+        |name: &str| [wire::bind("", name, &[]), wire::describe(b'P', ""), wire::execute("", 0), wire::sync()].concat();
 
     lost_block(&mut client);
     assert_eq!(run(&mut client, "SELECT 1"), ["E:40001", "Z:E"]);
@@ -281,7 +286,10 @@ fn without_a_primary_a_statement_is_refused_at_query_wait_and_the_session_goes_o
 }
 
 /// A server that lets everybody in and answers queries by `answer`, until that says to hang up.
-fn fake(tenant: &Tenant, answer: impl Fn(&mut TcpStream, &str) -> std::io::Result<()> + Send + Sync + 'static) -> FakeNode {
+fn fake(
+    tenant: &Tenant,
+    answer: impl Fn(&mut TcpStream, &str) -> std::io::Result<()> + Send + Sync + 'static,
+) -> FakeNode {
     FakeNode::start(&tenant.name, move |mut socket| {
         let mut serve = || {
             socket.write_all(&fake::welcome())?;

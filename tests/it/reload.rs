@@ -53,13 +53,11 @@ fn timeouts_and_databases_change_for_clients_that_are_there() {
     let only = file(&howdah).replace("[databases.\"*\"]", &format!("[databases.{name}]"));
     reload(&howdah, &only);
     let mut client = howdah.login(&tenant);
-    let connect_new = |howdah: &Howdah| {
-        howdah.wire().try_login(&[("user", name), ("database", "new")], &tenant.password).unwrap()
-    };
+    let connect_new =
+        |howdah: &Howdah| howdah.wire().try_login(&[("user", name), ("database", "new")], &tenant.password).unwrap();
     assert_eq!(wire::error(&connect_new(&howdah)).code, "3D000");
-    let more = format!(
-        "{only}\n[timeouts]\nquery = \"300ms\"\n\n[databases.new]\ncluster = \"main\"\ndbname = \"{name}\"\n"
-    );
+    let more =
+        format!("{only}\n[timeouts]\nquery = \"300ms\"\n\n[databases.new]\ncluster = \"main\"\ndbname = \"{name}\"\n");
     reload(&howdah, &more);
     assert_eq!(wire::short(&client.query("SELECT pg_sleep(600)")), ["T", "E:57014", "Z:I"]);
     let mut new = howdah.wire();
@@ -81,7 +79,8 @@ fn a_file_with_mistakes_changes_nothing_and_every_mistake_is_in_the_log() {
     let howdah = Howdah::shared("[timeouts]\nquery = \"1h\"\n");
     let mut client = howdah.login(&tenant);
     let good = file(&howdah);
-    let bad = good.replace("query = \"1h\"", "query = \"100ms\"\nquerry_wait = \"1s\"\nread = 5") + "\n[pool]\nsize = 0\n";
+    let bad =
+        good.replace("query = \"1h\"", "query = \"100ms\"\nquerry_wait = \"1s\"\nread = 5") + "\n[pool]\nsize = 0\n";
     howdah.reload(&bad);
     eventually("refused", SOON, || howdah.log().contains("reload refused"));
     let log = howdah.log();
@@ -132,7 +131,9 @@ fn what_needs_a_restart_is_said_each_time_and_stays_as_it_was() {
     let howdah = Howdah::shared("[limits]\nworkers = 1\n");
     let other = free_port().unwrap();
     let (port, first) = (howdah.port(), file(&howdah));
-    let changed = first.replace("workers = 1", "workers = 2").replace(&format!("address = \"127.0.0.1:{port}\""), &format!("address = \"127.0.0.1:{other}\""));
+    let changed = first
+        .replace("workers = 1", "workers = 2")
+        .replace(&format!("address = \"127.0.0.1:{port}\""), &format!("address = \"127.0.0.1:{other}\""));
     for times in 1..=2 {
         reload(&howdah, &changed);
         for key in ["limits.workers", "listeners"] {

@@ -101,7 +101,12 @@ fn without_any_server_it_starts_says_what_is_missing_and_serves_once_there_is_on
     let tenant = Tenant::on(primary);
     primary.stop(StopMode::Fast).unwrap();
     let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
-    let toml = config(cluster.nodes(), port, http_port, &format!("[users.{0}]\npassword = \"{1}\"\n", tenant.name, tenant.password));
+    let toml = config(
+        cluster.nodes(),
+        port,
+        http_port,
+        &format!("[users.{0}]\npassword = \"{1}\"\n", tenant.name, tenant.password),
+    );
     let howdah = Howdah::start_unready(&toml, port, http_port);
     let mut said = String::new();
     eventually("it says what is missing", SOON, || {

@@ -49,7 +49,8 @@ fn a_wait_for_a_server_ends_at_query_wait_and_the_session_goes_on() {
     assert!(error.hint.contains("query_wait"), "{error:?}");
     assert_eq!(wire::short(&waiter.extended("SELECT 1", &[])), ["E:53300", "Z:I"]);
     // two batches are two refusals
-    let batch = [wire::parse("", "SELECT 1", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat();
+    let batch =
+        [wire::parse("", "SELECT 1", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat();
     waiter.send(&[batch.clone(), batch].concat());
     assert_eq!(wire::short(&waiter.read_until_ready()), ["E:53300", "Z:I"]);
     assert_eq!(wire::short(&waiter.read_until_ready()), ["E:53300", "Z:I"]);
@@ -107,7 +108,8 @@ fn a_query_whose_server_does_not_even_hear_the_cancel_ends_with_its_session() {
 
 #[test]
 fn a_transaction_that_lasts_too_long_ends_with_its_session() {
-    let (howdah, tenant) = served("[pool]\nsize = 1\n\n[databases.NAME]\ncluster = \"main\"\ntimeouts = { transaction = \"400ms\" }\n");
+    let (howdah, tenant) =
+        served("[pool]\nsize = 1\n\n[databases.NAME]\ncluster = \"main\"\ntimeouts = { transaction = \"400ms\" }\n");
     let mut client = howdah.login(&tenant);
     let pid = client.value("SELECT pg_backend_pid()");
     // each statement is short
@@ -120,7 +122,10 @@ fn a_transaction_that_lasts_too_long_ends_with_its_session() {
             break error.fields();
         }
     };
-    assert_eq!((error.severity.as_str(), error.code.as_str(), error.message.as_str()), ("FATAL", "25P04", "transaction timeout"));
+    assert_eq!(
+        (error.severity.as_str(), error.code.as_str(), error.message.as_str()),
+        ("FATAL", "25P04", "transaction timeout")
+    );
     let mut next = howdah.login(&tenant);
     assert_eq!(next.value("SELECT to_regclass('t') IS NULL"), "t");
     assert_eq!(next.value("SELECT pg_backend_pid()"), pid, "rolled back, and kept");
@@ -290,9 +295,8 @@ fn servers_that_are_old_or_unused_are_closed() {
 
 #[test]
 fn a_server_that_stopped_answering_while_idle_is_noticed_before_it_is_lent() {
-    let (howdah, tenant) = served(
-        "[timeouts]\nserver_check_delay = \"1ms\"\nserver_connect = \"1s\"\nquery_wait = \"10s\"\n",
-    );
+    let (howdah, tenant) =
+        served("[timeouts]\nserver_check_delay = \"1ms\"\nserver_connect = \"1s\"\nquery_wait = \"10s\"\n");
     let mut client = howdah.login(&tenant);
     let pid = client.value("SELECT pg_backend_pid()");
     signal(&pid, "-STOP");
@@ -307,7 +311,8 @@ fn a_server_that_stopped_answering_while_idle_is_noticed_before_it_is_lent() {
 
 #[test]
 fn a_check_of_a_silent_server_is_part_of_the_wait() {
-    let (howdah, tenant) = served("[pool]\nsize = 1\n\n[timeouts]\nserver_check_delay = \"1ms\"\nquery_wait = \"400ms\"\n");
+    let (howdah, tenant) =
+        served("[pool]\nsize = 1\n\n[timeouts]\nserver_check_delay = \"1ms\"\nquery_wait = \"400ms\"\n");
     let mut client = howdah.login(&tenant);
     let pid = client.value("SELECT pg_backend_pid()");
     signal(&pid, "-STOP");

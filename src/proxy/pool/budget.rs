@@ -131,8 +131,7 @@ impl Budgets {
     #[must_use]
     pub fn press(&self, pool: &Arc<Pool>) -> bool {
         let full = [&self.database, &self.user].into_iter().filter(|budget| budget.is_full());
-        full.map(|budget| budget.press(pool)).count() > 0
-            && (self.database.is_full() || self.user.is_full()) // a place freed before it was remembered told nobody
+        full.map(|budget| budget.press(pool)).count() > 0 && (self.database.is_full() || self.user.is_full()) // a place freed before it was remembered told nobody
     }
 
     /// Whether a pool of the same budget waits for longer than anybody of a pool whose oldest client came at
