@@ -409,9 +409,7 @@ impl Pool {
             return false;
         }
         for other in worker.shared.pools.all() {
-            if !Arc::ptr_eq(&other, self)
-                && other.budgets.share_a_full_one(&self.budgets)
-                && other.give_up_idle(worker)
+            if !Arc::ptr_eq(&other, self) && other.budgets.share_a_full_one(&self.budgets) && other.give_up_idle(worker)
             {
                 break;
             }
