@@ -26,3 +26,4 @@ mod shutdown;
 mod starving;
 mod statements;
 mod timeouts;
+mod tls;

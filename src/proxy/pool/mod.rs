@@ -473,8 +473,11 @@ impl Pool {
         }
         self.welcome.store(Some(Arc::clone(&server.reported)));
         let release = self.books.lock().dialled(worker.id, server);
+        let kept = matches!(release, Release::Kept);
         if let Some(refused) = self.hand_over(worker, release) {
             self.pass_on(worker, refused);
+        } else if kept && self.budgets.is_pressed(|| self.oldest_us()) {
+            self.give_up_idle(worker); // whoever it was for has left, and another pool has none
         }
         // more may wait than there are dials under way
         self.dial_for_waiters(worker);

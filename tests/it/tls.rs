@@ -1,0 +1,277 @@
+//! TLS to clients and to servers, with libpq's modes on both sides.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+use crate::support::wire;
+use crate::support::{Cluster, Howdah, SOON, Tenant, config, eventually, free_port, shared};
+
+/// An authority, and a folder for what it signs.
+struct Authority {
+    folder: tempfile::TempDir,
+    ca: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap(); // psql's user reads it
+        std::fs::write(folder.path().join("ca.crt"), ca.pem()).unwrap();
+        Self { folder, ca }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `NAME.crt` and `NAME.key`, for this host.
+    fn sign(&self, name: &str, host: &str) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([host.to_owned()]).unwrap();
+        std::fs::write(self.path(&format!("{name}.crt")), params.signed_by(&key, &self.ca).unwrap().pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    /// A `tls` line of a listener.
+    fn listener(&self, name: &str, mode: &str) -> String {
+        let (cert, key) = (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")));
+        format!("tls = {{ cert = \"{}\", key = \"{}\", mode = \"{mode}\" }}\n", cert.display(), key.display())
+    }
+}
+
+/// Serves these with a line under the listener and one under the node.
+fn serve(cluster: &Cluster, listener: &str, node: &str) -> Howdah {
+    let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
+    let toml = tls_config(&config(cluster.nodes(), port, http_port, ""), listener, node);
+    Howdah::start(&toml, port, http_port)
+}
+
+fn tls_config(plain: &str, listener: &str, node: &str) -> String {
+    plain.replacen("\n\n[http]", &format!("\n{listener}\n[http]"), 1).trim_end().to_owned() + "\n" + node
+}
+
+fn psql(howdah: &Howdah, tenant: &Tenant, parameters: &str, sql: &str) -> Output {
+    let target = format!("host=127.0.0.1 port={} user={1} dbname={1} {parameters}", howdah.port(), tenant.name);
+    let mut command = shared().primary().command("psql");
+    command
+        .env("HOME", "/nonexistent")
+        .env("PGPASSWORD", &tenant.password)
+        .args(["-XAtq", "-d", &target, "-c", sql])
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A PostgreSQL of its own that speaks TLS with a certificate for `host`.
+fn tls_cluster(authority: &Authority, host: &str) -> Cluster {
+    let cluster = Cluster::builder()
+        .hba("hostssl all postgres all scram-sha-256")
+        .start()
+        .unwrap_or_else(|error| panic!("{error}"));
+    authority.sign("node", host);
+    let node = cluster.primary();
+    let owner = std::fs::metadata(node.data_directory()).unwrap();
+    for (file, setting) in [("node.crt", "ssl_cert_file"), ("node.key", "ssl_key_file")] {
+        let path = node.data_directory().join(file);
+        std::fs::copy(authority.path(file), &path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        node.set(setting, &path.display().to_string()).unwrap();
+    }
+    node.set("ssl", "on").unwrap();
+    eventually("TLS is on", SOON, || node.sql("SHOW ssl").unwrap().cell() == Some("on"));
+    cluster
+}
+
+fn node_tls(mode: &str, ca: &Path) -> String {
+    match mode {
+        "verify-ca" | "verify-full" => format!("tls = {{ mode = \"{mode}\", ca = \"{}\" }}\n", ca.display()),
+        _ => format!("tls = {{ mode = \"{mode}\" }}\n"),
+    }
+}
+
+#[test]
+fn a_client_that_wants_tls_gets_it_and_can_verify_it() {
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
+    authority.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(shared(), &authority.listener("server", "prefer"), "");
+    let ca = |authority: &Authority| format!("sslrootcert={}", authority.path("ca.crt").display());
+    for parameters in ["sslmode=require", "sslmode=disable", &format!("sslmode=verify-full {}", ca(&authority))] {
+        let done = psql(&howdah, &tenant, parameters, "SELECT 'served'");
+        assert_eq!(out(&done), "served\n", "{parameters}");
+    }
+    let refused = psql(&howdah, &tenant, &format!("sslmode=verify-full {}", ca(&other)), "SELECT 1");
+    assert!(!refused.status.success() && out(&refused).contains("certificate verify failed"), "{}", out(&refused));
+    let conninfo = psql(&howdah, &tenant, "sslmode=require", "\\conninfo");
+    assert!(out(&conninfo).contains("SSL connection"), "{}", out(&conninfo));
+
+    let plain = Howdah::shared("");
+    let refused = psql(&plain, &tenant, "sslmode=require", "SELECT 1");
+    assert!(out(&refused).contains("server does not support SSL"), "{}", out(&refused));
+}
+
+#[test]
+fn a_listener_that_requires_tls_refuses_plaintext_and_survives_those_who_leave_in_the_handshake() {
+    let authority = Authority::new("ours");
+    authority.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(shared(), &authority.listener("server", "require"), "");
+    let mut client = howdah.wire();
+    let error = wire::error(&client.try_login(&[("user", &tenant.name)], &tenant.password).unwrap());
+    assert_eq!(
+        (error.severity.as_str(), error.code.as_str(), error.message.as_str()),
+        ("FATAL", "28000", "SSL required")
+    );
+    client.read_until_closed();
+
+    for sent in [&b""[..], b"\x16\x03\x01", b"not a handshake at all, whatever it is"] {
+        let mut client = howdah.wire();
+        client.send(&wire::ssl_request());
+        assert_eq!(client.read_byte(), b'S');
+        client.send(sent);
+        client.cut();
+    }
+    // plaintext behind the request was put there by somebody else
+    let mut client = howdah.wire();
+    client.send(&[wire::ssl_request(), wire::startup(wire::PROTOCOL_3_0, &[("user", &tenant.name)])].concat());
+    let messages = client.read_until_closed();
+    let error = wire::error(&messages);
+    assert_eq!(error.message, "received unencrypted data after SSL request");
+    eventually("nobody is left", SOON, || howdah.status()["clients"] == 0);
+    assert_eq!(out(&psql(&howdah, &tenant, "sslmode=require", "SELECT 1")), "1\n");
+}
+
+#[test]
+fn a_server_is_verified_as_configured() {
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
+    let cluster = tls_cluster(&authority, "127.0.0.1");
+    let tenant = Tenant::on(cluster.primary());
+    let is_tls = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    for (mode, encrypted) in
+        [("disable", "f"), ("allow", "f"), ("prefer", "t"), ("require", "t"), ("verify-ca", "t"), ("verify-full", "t")]
+    {
+        let howdah = serve(&cluster, "", &node_tls(mode, &authority.path("ca.crt")));
+        let mut client = howdah.login(&tenant);
+        assert_eq!(client.value(is_tls), encrypted, "{mode}");
+        // a cancel takes the same way
+        client.send(&wire::query("SELECT pg_sleep(600)"));
+        client.expect_silence(Duration::from_millis(100));
+        let mut messenger = howdah.wire();
+        messenger.send(&wire::cancel_request(&client.key));
+        assert_eq!(wire::error(&client.read_until_ready()).code, "57014", "{mode}");
+    }
+    let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
+    let toml = config(cluster.nodes(), port, http_port, "") + &node_tls("verify-full", &other.path("ca.crt"));
+    let howdah = Howdah::start_unready(&toml.replace("\n\ntls =", "\ntls ="), port, http_port);
+    eventually("it says why", SOON, || howdah.log().contains("certificate"));
+    let (status, missing) = howdah.get("/readyz").unwrap();
+    assert_eq!(status, 503);
+    assert!(missing.contains("certificate"), "{missing}");
+}
+
+#[test]
+fn a_server_certificate_for_another_host_passes_verify_ca_and_not_verify_full() {
+    let authority = Authority::new("ours");
+    let cluster = tls_cluster(&authority, "db.example");
+    let tenant = Tenant::on(cluster.primary());
+    let howdah = serve(&cluster, "", &node_tls("verify-ca", &authority.path("ca.crt")));
+    assert_eq!(howdah.login(&tenant).value("SELECT 1"), "1");
+    let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
+    let toml = tls_config(
+        &config(cluster.nodes(), port, http_port, ""),
+        "",
+        &node_tls("verify-full", &authority.path("ca.crt")),
+    );
+    let howdah = Howdah::start_unready(&toml, port, http_port);
+    eventually("it says why", SOON, || {
+        howdah.get("/readyz").is_some_and(|(status, missing)| status == 503 && missing.contains("certificate"))
+    });
+}
+
+#[test]
+fn certificates_are_read_again_on_reload_and_nobody_is_dropped() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    old.sign("server", "127.0.0.1");
+    new.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(shared(), &old.listener("server", "prefer"), "");
+    let verify = |authority: &Authority| {
+        let parameters = format!("sslmode=verify-full sslrootcert={}", authority.path("ca.crt").display());
+        psql(&howdah, &tenant, &parameters, "SELECT 1").status.success()
+    };
+    let mut before = howdah.login(&tenant);
+    before.query("BEGIN");
+    assert!(verify(&old) && !verify(&new));
+    for file in ["server.crt", "server.key"] {
+        std::fs::copy(new.path(file), old.path(file)).unwrap();
+    }
+    let toml = std::fs::read_to_string(howdah.config()).unwrap();
+    howdah.reload(&toml);
+    eventually("the new one", SOON, || verify(&new) && !verify(&old));
+    // a broken one is refused, the old one goes on
+    std::fs::write(old.path("server.key"), "no key").unwrap();
+    howdah.reload(&toml);
+    eventually("refused", SOON, || howdah.log().contains("reload refused"));
+    assert!(howdah.log().contains("server.key"));
+    assert!(verify(&new));
+    assert_eq!(before.query_short("COMMIT"), ["C:COMMIT", "Z:I"]);
+}
+
+#[test]
+fn a_listener_keeps_its_tls_when_the_file_moves_the_listeners() {
+    let authority = Authority::new("ours");
+    authority.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(shared(), &authority.listener("server", "require"), "");
+    let toml = std::fs::read_to_string(howdah.config()).unwrap();
+    let first = format!("[[listeners]]\naddress = \"127.0.0.1:{}\"\n\n", free_port().unwrap());
+    howdah.reload(&(first + &toml));
+    eventually("reloaded", SOON, || howdah.log().contains(" reloaded "));
+    let error = wire::error(&howdah.wire().try_login(&[("user", &tenant.name)], &tenant.password).unwrap());
+    assert_eq!(error.message, "SSL required");
+    assert_eq!(out(&psql(&howdah, &tenant, "sslmode=require", "SELECT 1")), "1\n");
+}
+
+#[test]
+fn large_results_and_transactions_go_through_tls_on_both_sides() {
+    let authority = Authority::new("ours");
+    authority.sign("server", "127.0.0.1");
+    let cluster = tls_cluster(&authority, "127.0.0.1");
+    let tenant = Tenant::on(cluster.primary());
+    let howdah =
+        serve(&cluster, &authority.listener("server", "require"), &node_tls("verify-full", &authority.path("ca.crt")));
+    let run = |arguments: &[&str]| {
+        let mut command = cluster.primary().command("pgbench");
+        command.args(arguments).args(["-h", "127.0.0.1", "-p", &howdah.port().to_string(), "-U", &tenant.name]);
+        command
+            .arg(&tenant.name)
+            .env("PGPASSWORD", &tenant.password)
+            .env("PGSSLMODE", "require")
+            .env("HOME", "/nonexistent");
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", out(&done));
+        out(&done)
+    };
+    run(&["-i", "-q"]);
+    for protocol in ["simple", "extended", "prepared"] {
+        let said = run(&["-c", "6", "-j", "6", "-t", "20", "-n", "-M", protocol]);
+        assert!(said.contains("number of failed transactions: 0") && said.contains("120/120"), "{said}");
+    }
+    let large = psql(&howdah, &tenant, "sslmode=require", "SELECT repeat('x', 1000000) FROM generate_series(1, 50)");
+    assert!(large.status.success(), "{}", String::from_utf8_lossy(&large.stderr));
+    assert_eq!(large.stdout.len(), 50 * 1_000_001);
+    let long = format!("SELECT length('{}')", "y".repeat(100_000));
+    assert_eq!(out(&psql(&howdah, &tenant, "sslmode=require", &long)), "100000\n");
+}
