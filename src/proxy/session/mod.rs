@@ -1,13 +1,16 @@
 //! A client's session: what it owns, and the loop of its life.
 //!
 //! - [`run`]: the loop: read a request, borrow a server, relay, give it back
+//! - [`borrow`]: getting a server, with a bound; [`ending`]: when either side goes away
 //! - [`inbox`], [`outbox`]: bytes on their way
 //! - [`request`]: a client's messages on their way to a server
 //! - [`deadlines`]: when its patience ends
 //! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
 //! - [`lost`]: what a client is told in a transaction whose server went away
 
+pub mod borrow;
 pub mod deadlines;
+pub mod ending;
 pub mod inbox;
 pub mod lost;
 pub mod outbox;

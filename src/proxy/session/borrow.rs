@@ -1,0 +1,214 @@
+//! Getting a server for a request, and giving it back.
+//!
+//! A request waits `query_wait` at most, for a primary and for its turn in the pool alike; while it waits it can be
+//! cancelled, and a client that leaves is seen leaving. A server that comes is brought to the client's settings by a prefix
+//! that travels with the request (`server/prefix.rs`).
+//!
+//! Not here: who is served when (`pool/accounting.rs`), what is sent (`request.rs`).
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::deadlines::{after, is_over};
+use super::run::End;
+use super::{Loan, Session};
+use crate::net::buffer;
+use crate::proxy::client::Signal;
+use crate::proxy::error::ClientError;
+use crate::proxy::pool::{Lent, Pool};
+use crate::proxy::server::Server;
+use crate::proxy::server::prefix::{self, Change};
+
+/// How often a request looks whether there is a primary by now.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+
+impl Session {
+    /// The pool of now: the configuration or the primary may have changed since the last request.
+    fn pool(&mut self) -> Result<Arc<Pool>, End> {
+        let shared = &self.worker.shared;
+        let (version, generation) = (shared.board.version(), shared.generation());
+        if let Some(pool) = &self.member.pool
+            && self.member.version == version
+            && self.member.generation == generation
+        {
+            return Ok(Arc::clone(pool));
+        }
+        if self.member.generation != generation {
+            let profile = shared.running().config.profile(&self.member.database, &self.member.user);
+            let Some(profile) = profile else {
+                return Err(ClientError::NoSuchDatabase(self.member.database.to_string()).into());
+            };
+            self.member.profile = profile;
+            self.member.generation = generation;
+        }
+        self.member.version = version;
+        match shared.route(&self.member.profile, &self.member.database, &self.member.user) {
+            Ok(pool) => {
+                self.member.pool = Some(Arc::clone(&pool));
+                Ok(pool)
+            }
+            Err(missing) => {
+                self.member.pool = None;
+                Err(ClientError::NoPrimary(missing).into())
+            }
+        }
+    }
+
+    /// Borrows a server and brings it to the client's state, waiting `query_wait` at most.
+    pub(super) async fn borrow(&mut self) -> Result<Loan, End> {
+        self.deadlines.query_wait = 0;
+        let lent = loop {
+            let pool = match self.pool() {
+                Ok(pool) => pool,
+                Err(End::Fault(error @ ClientError::NoPrimary(_))) => {
+                    self.wait_for_primary(error).await?;
+                    continue;
+                }
+                Err(end) => return Err(end),
+            };
+            let mut server = match pool.checkout(&self.worker, &self.handle) {
+                Lent::Server(server) => server,
+                Lent::Queued(ticket) => {
+                    self.begin_wait();
+                    let waited = poll_fn(|cx| self.poll_grant(&pool, cx)).await;
+                    match waited {
+                        Ok(server) => {
+                            self.handle.end_wait();
+                            server
+                        }
+                        Err(end) => {
+                            pool.leave(&self.worker, &self.handle, ticket);
+                            if end == End::Fault(ClientError::PoolRetired) {
+                                self.member.pool = None;
+                                continue;
+                            }
+                            return Err(end);
+                        }
+                    }
+                }
+            };
+            if pool.wants_check(&server) {
+                let checked = self.check(&pool, &mut server).await;
+                if checked != Ok(true) {
+                    pool.discard(&self.worker, server);
+                    checked?;
+                    continue;
+                }
+            }
+            break (pool, server);
+        };
+        self.deadlines.query_wait = 0;
+        self.arm_if_any();
+        let (pool, mut server) = lent;
+        self.handle.working_on(&server.identity);
+        let change = Change::needed(&server, self.handle.id, &self.wants);
+        let prefix = (change != Change::None).then(|| {
+            let mut prefix = buffer::lend_growing();
+            let written = prefix::write(&mut server, &mut prefix, change, &self.wants);
+            written.map(|()| prefix)
+        });
+        let mut loan = Loan::new(server, pool, std::rc::Rc::clone(&self.worker));
+        loan.prefix = match prefix {
+            Some(Ok(prefix)) => Some(prefix),
+            Some(Err(_)) => return Err(ClientError::Internal("a server was lent in the middle of a COPY").into()),
+            None => None,
+        };
+        Ok(loan)
+    }
+
+    /// Asks a server whether it is still there. A client that waits for the answer may stop waiting as any other.
+    async fn check(&mut self, pool: &Pool, server: &mut Server) -> Result<bool, End> {
+        self.begin_wait();
+        self.handle.begin_hold();
+        let worker = std::rc::Rc::clone(&self.worker);
+        let check = server.check(&worker.shared.reported);
+        let mut check = Box::pin(tokio::time::timeout(pool.check_within(), check));
+        let checked = poll_fn(|cx| match check.as_mut().poll(cx) {
+            Poll::Ready(checked) => Poll::Ready(Ok(checked == Ok(Ok(())))),
+            Poll::Pending => self.poll_wait_ends(cx).map_ok(|()| false),
+        })
+        .await;
+        self.handle.not_working();
+        checked
+    }
+
+    fn begin_wait(&mut self) {
+        if self.deadlines.query_wait == 0 {
+            self.deadlines.query_wait = after(self.worker.shared.now_ms(), self.member.profile.timeouts.query_wait);
+        }
+        self.inbox.park();
+        self.arm();
+    }
+
+    /// Waits a moment for a primary.
+    async fn wait_for_primary(&mut self, error: ClientError) -> Result<(), End> {
+        self.begin_wait();
+        if is_over(self.deadlines.query_wait, self.worker.shared.now_ms()) {
+            return Err(error.into());
+        }
+        self.handle.begin_hold();
+        let waited = tokio::time::timeout(LOOK_AGAIN, poll_fn(|cx| self.poll_wait_ends(cx))).await.unwrap_or(Ok(()));
+        self.handle.not_working();
+        match waited {
+            Err(End::Fault(ClientError::QueryWait)) => Err(error.into()),
+            waited => waited,
+        }
+    }
+
+    /// Ready when the wait must end whatever comes of it.
+    fn poll_wait_ends(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if self.handle.has_any() {
+            if self.handle.has(Signal::Now) || self.handle.has(Signal::Goodbye) {
+                return Poll::Ready(Err(ClientError::ShuttingDown.into()));
+            }
+            if self.handle.has(Signal::Cancel) {
+                self.handle.clear(Signal::Cancel);
+                return Poll::Ready(Err(ClientError::Cancelled.into()));
+            }
+            if self.handle.has(Signal::Expired) {
+                self.handle.clear(Signal::Expired);
+                if is_over(self.deadlines.query_wait, self.worker.shared.now_ms()) {
+                    return Poll::Ready(Err(ClientError::QueryWait.into()));
+                }
+                self.arm();
+            }
+        }
+        // a client that leaves the queue must be seen leaving
+        while !self.inbox.is_full() {
+            match self.inbox.poll_fill(&mut self.stream, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(End::Gone)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
+        }
+        self.inbox.park();
+        Poll::Pending
+    }
+
+    fn poll_grant(&mut self, pool: &Pool, cx: &mut Context<'_>) -> Poll<Result<Box<Server>, End>> {
+        match self.handle.take_grant() {
+            Some(Ok(server)) => return Poll::Ready(Ok(server)),
+            Some(Err(error)) => return Poll::Ready(Err(error.into())),
+            None => {}
+        }
+        match self.poll_wait_ends(cx) {
+            Poll::Ready(Err(End::Fault(ClientError::QueryWait))) => {
+                let error = match pool.trouble() {
+                    Some(trouble) => ClientError::ServerUnreachable(trouble.to_string()),
+                    None => ClientError::QueryWait,
+                };
+                Poll::Ready(Err(error.into()))
+            }
+            Poll::Ready(Err(end)) => Poll::Ready(Err(end)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Gives back a server that has been relayed to its end.
+    pub(super) fn give_back(&mut self, mut loan: Loan) {
+        if let Some(server) = loan.server.take() {
+            loan.pool.give_back(&self.worker, server);
+        }
+    }
+}

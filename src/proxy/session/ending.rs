@@ -1,0 +1,113 @@
+//! A loan that ends otherwise than by giving a settled server back: the client has gone, or the server has.
+//!
+//! What the client of a lost server is told depends on what was on its way: nothing where nothing was, 40001 inside a block
+//! whose COMMIT had not been sent (`lost.rs` goes on from there), 08007 where the outcome cannot be known.
+
+use std::sync::Arc;
+
+use super::lost::LostBlock;
+use super::run::End;
+use super::{Loan, Session};
+use crate::protocol::messages;
+use crate::proxy::error::ClientError;
+use crate::proxy::server::Server;
+
+impl Session {
+    /// A loan has ended otherwise than by giving the server back.
+    pub(super) async fn end_loan(&mut self, mut loan: Loan, end: End) -> Result<(), End> {
+        let Some(server) = loan.server.take() else { return Err(end) };
+        match end {
+            End::ServerLost => self.server_lost(&loan, server),
+            End::Gone | End::Fault(_) => {
+                self.recover(&loan, server);
+                Err(end)
+            }
+        }
+    }
+
+    /// The client is gone, its server is not: what it left is ended in the background, and the server kept.
+    fn recover(&self, loan: &Loan, mut server: Box<Server>) {
+        let (pool, worker) = (Arc::clone(&loan.pool), std::rc::Rc::clone(&self.worker));
+        if self.message_left > 0 || loan.prefix.is_some() || server.deaf {
+            // half a message has been sent; or nothing can be
+            return pool.discard(&worker, server);
+        }
+        let discard = self.is_session_mode();
+        std::rc::Rc::clone(&worker).see_through(async move {
+            let shared = Arc::clone(&worker.shared);
+            let recovered = tokio::time::timeout(pool.cancel_wait(), server.recover(discard, &shared.reported)).await;
+            match recovered {
+                Ok(Ok(())) => {
+                    if discard {
+                        server.forget_settings(&shared.neutral);
+                    }
+                    pool.give_back(&worker, server);
+                }
+                _ => pool.discard(&worker, server),
+            }
+        });
+    }
+
+    /// The server went away. What the client is told depends on what was on its way.
+    fn server_lost(&mut self, loan: &Loan, server: Box<Server>) -> Result<(), End> {
+        let pipeline = &server.pipeline;
+        let (status, readies, open) = (pipeline.status(), pipeline.readies(), pipeline.has_open_batch());
+        let idle = pipeline.quiet() && !open;
+        let half_told = server.is_half_told();
+        {
+            let (node, user, database) = (&*loan.pool.key.node, &*loan.pool.key.user, &*loan.pool.key.database);
+            let server_pid = server.identity.pid;
+            let said =
+                loan.fatal.as_deref().map(|fields| crate::protocol::error_response::ServerError::read(fields).text());
+            tracing::warn!(client = self.handle.id, node, user, database, server_pid, said, "server went away");
+        }
+        loan.pool.discard(&self.worker, server);
+        let rest_of_message = std::mem::take(&mut self.message_left);
+        self.discard_left += rest_of_message;
+        self.pending.clear();
+        if half_told {
+            return Err(End::Gone); // nothing can follow half a message
+        }
+        if self.is_session_mode() {
+            let error = match &loan.fatal {
+                Some(fields) => ClientError::ServerRefused(fields.clone()),
+                None => ClientError::SessionLost,
+            };
+            if idle || status != b'I' && !loan.commits {
+                return Err(error.into());
+            }
+            // that its outcome is in doubt must not be lost behind the end of the session
+            self.tell_lost(&ClientError::OutcomeUnknown, readies, open, b'I');
+            self.session_lost = Some(error);
+            return Ok(());
+        }
+        if status != b'I' && !loan.commits {
+            let mut lost = LostBlock::new(status);
+            if !idle {
+                // the statement that was running learns it; what was pipelined behind it likewise
+                self.tell_lost(&ClientError::BlockLost, readies, open, b'E');
+                lost.status = b'E';
+            }
+            self.lost = Some(lost);
+            return Ok(());
+        }
+        if !idle {
+            self.tell_lost(&ClientError::OutcomeUnknown, readies, open, b'I');
+        }
+        Ok(())
+    }
+
+    /// Answers every turn that was on its way with an error.
+    fn tell_lost(&mut self, error: &ClientError, readies: usize, open: bool, status: u8) {
+        for _ in 0..readies {
+            self.outbox.append(|out| {
+                error.write(out);
+                out.extend_from_slice(&messages::ready_for_query(status));
+            });
+        }
+        if open {
+            self.outbox.append(|out| error.write(out));
+            self.skip_to_sync = true;
+        }
+    }
+}
