@@ -12,7 +12,7 @@ use crate::protocol::frame::{HEADER_LEN, Scan, scan_header, split_cstr};
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
 use crate::proxy::relay::ready_status;
-use crate::proxy::session::request::NO_STATEMENT;
+use crate::proxy::session::naming::NO_STATEMENT;
 use crate::proxy::session::settings::{Interner, Reported};
 
 /// The server cannot be brought to rest.

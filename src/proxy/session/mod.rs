@@ -3,7 +3,7 @@
 //! - [`run`]: the loop: read a request, borrow a server, relay, give it back
 //! - [`borrow`]: getting a server, with a bound; [`ending`]: when either side goes away
 //! - [`inbox`], [`outbox`]: bytes on their way
-//! - [`request`]: a client's messages on their way to a server
+//! - [`request`]: a client's messages on their way to a server, [`naming`]: those that name a prepared statement
 //! - [`deadlines`]: when its patience ends
 //! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
 //! - [`lost`]: what a client is told in a transaction whose server went away
@@ -13,6 +13,7 @@ pub mod deadlines;
 pub mod ending;
 pub mod inbox;
 pub mod lost;
+pub mod naming;
 pub mod outbox;
 pub mod request;
 pub mod run;

@@ -1,14 +1,9 @@
 //! A client's messages on their way to a server.
 //!
 //! Each is accounted for in the server's pipeline first, then passed on as it is wherever possible: a run of unchanged
-//! messages goes out as one slice of the buffer it was read into. In transaction and statement mode the names of
-//! prepared statements are the client's own and replaced by shared ones (`proxy/statements.rs`); in session mode nothing
-//! is touched.
-//!
-//! Where howdah has to refuse one message of a batch, the server is made to fail at that place (a Bind of a statement
-//! that cannot exist) and its error replaced: its transaction then fails as PostgreSQL's would have.
+//! messages goes out as one slice of the buffer it was read into. In transaction and statement mode the messages that
+//! name a prepared statement are rewritten (`naming.rs`); in session mode nothing is touched.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::inbox::{HOLD_MAX, Inbox};
@@ -22,17 +17,13 @@ use crate::protocol::messages;
 use crate::protocol::pipeline::{InCopy, Local, Owed, Reply};
 use crate::proxy::error::ClientError;
 use crate::proxy::server::Server;
-use crate::proxy::statements::Statement;
 use crate::sql::opening::Opening;
 
 /// Replies a client may be owed before more is read from it.
 pub(super) const OWED_MAX: usize = 4_096;
 
-/// A name no statement can have on a server: howdah makes the names there.
-pub(in crate::proxy) const NO_STATEMENT: &[u8] = b"howdah_none";
-
 /// What becomes of a message.
-enum Way {
+pub(super) enum Way {
     /// It goes on as it is.
     AsIs,
     /// It goes nowhere.
@@ -42,7 +33,7 @@ enum Way {
 }
 
 /// The bytes for a server: unchanged runs are copied only once something else has to go between them.
-struct Outgoing<'a> {
+pub(super) struct Outgoing<'a> {
     data: &'a [u8],
     /// Where the run begins that has not been copied.
     run: usize,
@@ -51,7 +42,7 @@ struct Outgoing<'a> {
 
 impl Outgoing<'_> {
     /// The buffer, with everything before `at` in it.
-    fn at(&mut self, at: usize) -> &mut Growing {
+    pub(super) fn at(&mut self, at: usize) -> &mut Growing {
         let made = self.made.get_or_insert_with(buffer::lend_growing);
         made.extend_from_slice(self.data.get(self.run..at).unwrap_or_default());
         self.run = at;
@@ -322,261 +313,10 @@ impl Session {
             _ => Err(End::Fault(ClientError::BadMessage)),
         }
     }
-
-    fn parse(
-        &mut self,
-        body: &[u8],
-        total: usize,
-        server: &mut Server,
-        out: &mut Outgoing<'_>,
-        at: usize,
-    ) -> Result<Way, InCopy> {
-        let Some((name, definition)) = split_cstr(body) else {
-            server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward })?;
-            return Ok(Way::AsIs); // broken: PostgreSQL says how
-        };
-        let whole = HEADER_LEN + body.len() == total;
-        if !whole {
-            if name.is_empty() {
-                // too large to keep: it lives on this server, as long as nobody replaces it
-                let serial = self.names.change_unnamed(Unnamed::OnServer);
-                server.pipeline.push(Owed::Parse { id: 0, serial, reply: Reply::Forward })?;
-                server.unnamed = None;
-                return Ok(Way::AsIs);
-            }
-            let name = String::from_utf8_lossy(name).into_owned();
-            return fail(server, out, at, ClientError::StatementTooLarge { name, bytes: total, max: HOLD_MAX }, total);
-        }
-        let statement = self.worker.statements.statement(&self.worker.shared.statements, definition);
-        if name.is_empty() {
-            // seen for the first time it is not worth a name; empty texts never are
-            if !statement.seen_again() || statement.opening == Opening::Empty {
-                let id = statement.id;
-                let serial = self.names.change_unnamed(Unnamed::Once(statement));
-                server.pipeline.push(Owed::Parse { id: 0, serial, reply: Reply::Forward })?;
-                server.parses_unnamed(id);
-                return Ok(Way::AsIs);
-            }
-            let serial = self.names.change_unnamed(Unnamed::Shared(Arc::clone(&statement)));
-            return self.parse_shared(&statement, serial, server, out, at, total);
-        }
-        if self.names.named(name).is_some() {
-            let name = String::from_utf8_lossy(name).into_owned();
-            return fail(server, out, at, ClientError::StatementExists(name), total);
-        }
-        let serial = self.names.add(name, Arc::clone(&statement));
-        self.parse_shared(&statement, serial, server, out, at, total)
-    }
-
-    /// The client parses a statement that servers hold under a shared name.
-    fn parse_shared(
-        &mut self,
-        statement: &Arc<Statement>,
-        serial: u32,
-        server: &mut Server,
-        out: &mut Outgoing<'_>,
-        at: usize,
-        total: usize,
-    ) -> Result<Way, InCopy> {
-        // Whether a block has failed is only known when nothing is on its way. In a failed one PostgreSQL refuses to
-        // parse what would not end it, and so must an answer from memory.
-        let known = server.pipeline.readies() == 0;
-        if known && server.pipeline.status() == b'E' && !statement.opening.exits_block() {
-            self.names.fail(serial);
-            return fail(server, out, at, ClientError::BlockFailed, total);
-        }
-        let max = self.member.profile.prepared_statements;
-        let need = server.prepared.use_statement(statement.id, max, !known);
-        let made = out.at(at);
-        if need.parse {
-            close_statements(server, made, &need.close)?;
-            parse_statement(made, statement);
-            server.pipeline.push(Owed::Parse { id: statement.id, serial, reply: Reply::Forward })?;
-        } else {
-            server.pipeline.push(Owed::Local(Local::ParseComplete, serial))?;
-        }
-        Ok(Way::Replaced(total))
-    }
-
-    /// Sees to it that the server has `statement`, in front of a message that uses it.
-    fn ensure(&self, statement: &Arc<Statement>, server: &mut Server, made: &mut Growing) -> Result<(), InCopy> {
-        let need = server.prepared.use_statement(statement.id, self.member.profile.prepared_statements, false);
-        if need.parse {
-            close_statements(server, made, &need.close)?;
-            parse_statement(made, statement);
-            server.pipeline.push(Owed::Parse { id: statement.id, serial: 0, reply: Reply::Swallow })?;
-        }
-        Ok(())
-    }
-
-    /// Sees to it that the server's unnamed statement is `statement`.
-    fn ensure_unnamed(
-        &self,
-        statement: &Arc<Statement>,
-        server: &mut Server,
-        out: &mut Outgoing<'_>,
-        at: usize,
-    ) -> Result<(), InCopy> {
-        if !server.holds_unnamed(statement.id) {
-            let made = out.at(at);
-            messages::message(made, b'P', |body| {
-                body.push(0);
-                body.extend_from_slice(&statement.definition);
-            });
-            server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Swallow })?;
-            server.parses_unnamed(statement.id);
-        }
-        Ok(())
-    }
-
-    fn bind(
-        &mut self,
-        body: &[u8],
-        total: usize,
-        loan: &mut Loan,
-        server: &mut Server,
-        out: &mut Outgoing<'_>,
-        at: usize,
-    ) -> Result<Way, End> {
-        let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(b'B'));
-        let names = split_cstr(body).and_then(|(portal, rest)| Some((portal, split_cstr(rest)?.0)));
-        let Some((portal, name)) = names else {
-            server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
-            return Ok(Way::AsIs); // broken: PostgreSQL says how
-        };
-        let old_names = HEADER_LEN + portal.len() + 1 + name.len() + 1;
-        let statement = match self.statement(name) {
-            Use::Shared(statement) => statement,
-            Use::Unnamed(statement) => {
-                loan.copy_bound |= statement.opening == Opening::Copy;
-                loan.commits |= may_commit(statement.opening, &statement.definition);
-                self.ensure_unnamed(&statement, server, out, at).map_err(in_copy)?;
-                server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
-                return Ok(Way::AsIs);
-            }
-            Use::OnServer => {
-                loan.commits = true;
-                server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
-                return Ok(Way::AsIs);
-            }
-            Use::Missing => return fail(server, out, at, missing(name), total).map_err(in_copy),
-        };
-        loan.copy_bound |= statement.opening == Opening::Copy;
-        loan.commits |= may_commit(statement.opening, &statement.definition);
-        let made = out.at(at);
-        self.ensure(&statement, server, made).map_err(in_copy)?;
-        let body_len = total - HEADER_LEN - name.len() + statement.name.len();
-        messages::header(made, b'B', u32::try_from(body_len).unwrap_or(u32::MAX));
-        messages::cstr(made, portal);
-        messages::cstr(made, &statement.name);
-        server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
-        Ok(Way::Replaced(old_names))
-    }
-
-    fn describe(&mut self, body: &[u8], server: &mut Server, out: &mut Outgoing<'_>, at: usize) -> Result<Way, End> {
-        let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(b'D'));
-        let Some((name, _)) = body.get(1..).and_then(split_cstr) else {
-            server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
-            return Ok(Way::AsIs); // broken: PostgreSQL says how
-        };
-        let total = HEADER_LEN + body.len();
-        match self.statement(name) {
-            Use::Shared(statement) => {
-                let made = out.at(at);
-                self.ensure(&statement, server, made).map_err(in_copy)?;
-                messages::message(made, b'D', |body| {
-                    body.push(b'S');
-                    messages::cstr(body, &statement.name);
-                });
-                server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
-                Ok(Way::Replaced(total))
-            }
-            Use::Unnamed(statement) => {
-                self.ensure_unnamed(&statement, server, out, at).map_err(in_copy)?;
-                server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
-                Ok(Way::AsIs)
-            }
-            Use::OnServer => {
-                server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
-                Ok(Way::AsIs)
-            }
-            Use::Missing => fail(server, out, at, missing(name), total).map_err(in_copy),
-        }
-    }
-
-    /// Closing a name closes nothing on the server: others may use the statement.
-    fn close(&mut self, body: &[u8], server: &mut Server) -> Result<Way, InCopy> {
-        let Some((name, _)) = body.get(1..).and_then(split_cstr) else {
-            server.pipeline.push(Owed::Close { id: 0, reply: Reply::Forward })?;
-            return Ok(Way::AsIs); // broken: PostgreSQL says how
-        };
-        let serial = if name.is_empty() { self.names.change_unnamed(Unnamed::None) } else { self.names.remove(name) };
-        server.pipeline.push(Owed::Local(Local::CloseComplete, serial))?;
-        Ok(Way::Nowhere)
-    }
-
-    fn statement(&self, name: &[u8]) -> Use {
-        if !name.is_empty() {
-            return self.names.named(name).map_or(Use::Missing, |statement| Use::Shared(Arc::clone(statement)));
-        }
-        match self.names.unnamed() {
-            Unnamed::None => Use::Missing,
-            Unnamed::Once(statement) => Use::Unnamed(statement),
-            Unnamed::Shared(statement) => Use::Shared(statement),
-            Unnamed::OnServer => Use::OnServer,
-        }
-    }
-}
-
-/// What a client's name means for the server.
-enum Use {
-    /// Held under its shared name.
-    Shared(Arc<Statement>),
-    /// Held without a name.
-    Unnamed(Arc<Statement>),
-    /// Held without a name, and nobody else knows it.
-    OnServer,
-    /// Nothing.
-    Missing,
-}
-
-fn missing(name: &[u8]) -> ClientError {
-    match name {
-        [] => ClientError::NoUnnamedStatement,
-        name => ClientError::NoSuchStatement(String::from_utf8_lossy(name).into_owned()),
-    }
-}
-
-/// Makes the server fail here, so that what it has begun fails with it, and puts `error` in the place of its own.
-fn fail(
-    server: &mut Server,
-    out: &mut Outgoing<'_>,
-    at: usize,
-    error: ClientError,
-    total: usize,
-) -> Result<Way, InCopy> {
-    server.pipeline.push(Owed::FailAs(error.message()))?;
-    messages::bind(out.at(at), NO_STATEMENT, &[]);
-    Ok(Way::Replaced(total))
-}
-
-fn close_statements(server: &mut Server, made: &mut Growing, ids: &[u64]) -> Result<(), InCopy> {
-    for &id in ids {
-        messages::close_statement(made, &Statement::name_of(id));
-        server.pipeline.push(Owed::Close { id, reply: Reply::Swallow })?;
-    }
-    Ok(())
-}
-
-fn parse_statement(made: &mut Growing, statement: &Statement) {
-    messages::message(made, b'P', |body| {
-        messages::cstr(body, &statement.name);
-        body.extend_from_slice(&statement.definition);
-    });
 }
 
 /// Whether a text may end a block with its work done. Several statements in one text may.
-fn may_commit(opening: Opening, sql: &[u8]) -> bool {
+pub(super) fn may_commit(opening: Opening, sql: &[u8]) -> bool {
     match opening {
         Opening::Commit | Opening::PrepareTransaction => true,
         _ => {
