@@ -22,7 +22,7 @@ use super::statements::Statement;
 use crate::net::buffer::{self, Growing, Lent};
 use crate::pg::SqlState;
 use crate::protocol::error_response::{self, ServerError, Severity};
-use crate::protocol::frame::{HEADER_LEN, Scan, scan_header};
+use crate::protocol::frame::{HEADER_LEN, Scan, ready_status, scan_header};
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
 
@@ -542,11 +542,6 @@ fn repair(loan: &mut Loan, server: &mut Server) -> Result<(), End> {
     server.out = Some(repair);
     server.out_sent = 0;
     Ok(())
-}
-
-/// The transaction status in a ReadyForQuery; `None` in one that is not as long as it must be.
-pub(in crate::proxy) fn ready_status(tag: u8, total: usize, message: &[u8]) -> Option<u8> {
-    if tag == b'Z' && total == HEADER_LEN + 1 { message.get(HEADER_LEN).copied() } else { None }
 }
 
 /// The server said something nobody asked for: that is howdah's or the server's defect, and never the client's.
