@@ -140,6 +140,7 @@ async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow:
     tracing::info!(clients = shared.census.clients(), "shutting down: transactions finish, nobody comes in");
     for door in accepting {
         door.abort();
+        let _ = door.await; // it is an error that says it was aborted: the door is closed now
     }
     gates.iter().for_each(WorkerGate::drain);
     let waiting = Instant::now();

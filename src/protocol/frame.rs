@@ -93,6 +93,13 @@ pub fn split_cstr(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((text, rest.get(1..)?))
 }
 
+/// The transaction status in a ReadyForQuery of `total` bytes; `None` for any other message, and for one that is not as
+/// long as it must be.
+#[must_use]
+pub fn ready_status(tag: u8, total: usize, message: &[u8]) -> Option<u8> {
+    if tag == b'Z' && total == HEADER_LEN + 1 { message.get(HEADER_LEN).copied() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ use super::statements::Statement;
 use crate::net::buffer::{self, Growing, Lent};
 use crate::pg::SqlState;
 use crate::protocol::error_response::{self, ServerError, Severity};
-use crate::protocol::frame::{HEADER_LEN, Scan, scan_header};
+use crate::protocol::frame::{HEADER_LEN, Scan, ready_status, scan_header};
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
 
@@ -412,8 +412,9 @@ impl Session {
             self.names.settled();
             loan.commits = false; // whatever might have committed has been answered
         }
-        // it ended by itself, or has eaten its cancel, unless that is still on its way
-        loan.query_expired &= server.identity.is_being_cancelled();
+        // it ended by itself, or has eaten its cancel, unless that is still on its way; the next has its own time
+        loan.query_expired = false;
+        loan.expiry_underway &= server.identity.is_being_cancelled();
         self.arm_deadline(loan, server);
         Ok(())
     }
@@ -445,7 +446,7 @@ impl Session {
         if error.stale_plan {
             self.worker.shared.statements.renew(); // something has changed that was not seen here
         }
-        if loan.query_expired && error.code == Some(SqlState::QUERY_CANCELED) {
+        if loan.expiry_underway && error.code == Some(SqlState::QUERY_CANCELED) {
             loan.query_expired = false;
             ClientError::QueryTimeout.write(incoming.at(at, &mut self.pending));
             return Ok(false);
@@ -542,11 +543,6 @@ fn repair(loan: &mut Loan, server: &mut Server) -> Result<(), End> {
     server.out = Some(repair);
     server.out_sent = 0;
     Ok(())
-}
-
-/// The transaction status in a ReadyForQuery; `None` in one that is not as long as it must be.
-pub(in crate::proxy) fn ready_status(tag: u8, total: usize, message: &[u8]) -> Option<u8> {
-    if tag == b'Z' && total == HEADER_LEN + 1 { message.get(HEADER_LEN).copied() } else { None }
 }
 
 /// The server said something nobody asked for: that is howdah's or the server's defect, and never the client's.

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use super::{Identity, Server, connect};
 use crate::net::buffer;
-use crate::protocol::frame::{HEADER_LEN, Scan, scan_header, split_cstr};
+use crate::protocol::frame::{HEADER_LEN, Scan, ready_status, scan_header, split_cstr};
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
-use crate::proxy::relay::ready_status;
 use crate::proxy::session::naming::NO_STATEMENT;
 use crate::proxy::session::settings::{Interner, Reported};
 
