@@ -26,7 +26,7 @@ fuzz_target!(|said: Said| {
     }
     let verifier = parsed.unwrap_or_else(|_| Verifier::mock(b"user", b"secret"));
     if let Ok((exchange, answer)) = ServerExchange::start(&said.first, verifier, "server", binding()) {
-        assert!(answer.len() > said.first.len() / 2);
+        assert!(answer.starts_with(b"r="));
         assert!(exchange.finish(&said.last).is_err(), "a proof was guessed");
     }
     let Ok((exchange, _)) = ClientExchange::start("client", binding()) else { panic!("the nonce is good") };

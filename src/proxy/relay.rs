@@ -412,8 +412,9 @@ impl Session {
             self.names.settled();
             loan.commits = false; // whatever might have committed has been answered
         }
-        // it ended by itself, or has eaten its cancel, unless that is still on its way
-        loan.query_expired &= server.identity.is_being_cancelled();
+        // it ended by itself, or has eaten its cancel, unless that is still on its way; the next has its own time
+        loan.query_expired = false;
+        loan.expiry_underway &= server.identity.is_being_cancelled();
         self.arm_deadline(loan, server);
         Ok(())
     }
@@ -445,7 +446,7 @@ impl Session {
         if error.stale_plan {
             self.worker.shared.statements.renew(); // something has changed that was not seen here
         }
-        if loan.query_expired && error.code == Some(SqlState::QUERY_CANCELED) {
+        if loan.expiry_underway && error.code == Some(SqlState::QUERY_CANCELED) {
             loan.query_expired = false;
             ClientError::QueryTimeout.write(incoming.at(at, &mut self.pending));
             return Ok(false);

@@ -11,7 +11,6 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 
 #[test]
 fn pools_that_take_servers_from_each_other_forget_no_waiter() {
-    let howdah = Howdah::shared("[limits]\nworkers = 2\n\n[pool]\nsize = 3\nmax_server_connections = 3\n");
     let tenant = Tenant::shared();
     let name = &tenant.name;
     let others: Vec<_> = (0..3).map(|n| format!("{name}_{n}")).collect();
@@ -19,6 +18,7 @@ fn pools_that_take_servers_from_each_other_forget_no_waiter() {
         let sql = format!("CREATE ROLE {other} LOGIN PASSWORD '{}'", tenant.password);
         shared().primary().sql(&sql).unwrap();
     }
+    let howdah = Howdah::shared("[limits]\nworkers = 2\n\n[pool]\nsize = 3\nmax_server_connections = 3\n");
     let until = Instant::now() + Duration::from_secs(4);
     let turns: u64 = thread::scope(|scope| {
         let clients: Vec<_> = (0..24_u64)

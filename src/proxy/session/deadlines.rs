@@ -158,7 +158,7 @@ impl Session {
             if loan.query_expired {
                 return Err(ClientError::QueryTimeout.into()); // its cancel has not helped
             }
-            loan.query_expired = true;
+            (loan.query_expired, loan.expiry_underway) = (true, true);
             if server.identity.cancel_begins() {
                 let within = self.member.profile.timeouts.cancel_wait;
                 tokio::task::spawn_local(cancel::deliver(Arc::clone(&server.identity), within));

@@ -171,6 +171,8 @@ pub struct Loan {
     pub(super) fatal: Option<Box<[u8]>>,
     /// `timeouts.query` has run out: the cancel is on its way.
     pub(super) query_expired: bool,
+    /// Such a cancel may yet meet the turn behind the one it was meant for.
+    pub(super) expiry_underway: bool,
     /// The client's next message ends the session; what it has asked before is answered first.
     pub(super) ending: Option<run::End>,
 }
@@ -194,6 +196,7 @@ impl Loan {
             used: false,
             fatal: None,
             query_expired: false,
+            expiry_underway: false,
             ending: None,
         }
     }
