@@ -39,7 +39,7 @@ test: lint
 
 stress:
 	@scripts/need rust postgres
-	HOWDAH_STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --release --test it foreign::hundreds -- --nocapture
+	HOWDAH_STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --release --test it foreign::hundreds -- --ignored --nocapture
 
 negative-control:
 	@scripts/need rust postgres

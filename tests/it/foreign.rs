@@ -140,6 +140,7 @@ async fn clients(plan: &Plan, stage: &Stage) -> Tally {
 }
 
 #[test]
+#[ignore = "takes the whole machine: make test runs it last, make stress for long"]
 fn hundreds_of_clients_on_eight_servers_read_only_their_own_answers() {
     let seconds = from_env("HOWDAH_STRESS_SECONDS", 30);
     let plan =
@@ -182,7 +183,7 @@ fn defective() -> PathBuf {
 
 /// Without this, zero mismatches would prove nothing.
 #[test]
-#[ignore = "builds howdah a second time: make negative-control"]
+#[ignore = "builds howdah a second time: make test runs it last, as does make negative-control"]
 fn a_build_that_releases_a_server_before_its_pipeline_is_settled_is_caught() {
     let seconds = from_env("HOWDAH_STRESS_SECONDS", 30);
     let plan = Plan { binary: defective(), seconds, seed: seed(), enough: |tally| tally.foreign() >= 5 };
