@@ -89,17 +89,20 @@ def pipelines():
                     cursors.append((i, connection.execute("SELECT %s::int", [i])))
             assert all(cursor.fetchone() == (i,) for i, cursor in cursors)
         one.commit()
-        with one.pipeline() as pipeline:
-            good = one.execute("SELECT 1")
-            pipeline.sync()
-            try:  # the error may come at any of these, depending on when its answer is read
-                one.execute("SELECT 1/0")
-                one.execute("SELECT 2")
+        first, state = None, None
+        try:  # the error may come at any of these, or on the way out, depending on when its answer is read
+            with one.pipeline() as pipeline:
+                good = one.execute("SELECT 1")
                 pipeline.sync()
-                state = "none"
-            except psycopg.Error as error:
-                state = error.sqlstate
-            first = good.fetchone()
+                first = good.fetchone()
+                try:
+                    one.execute("SELECT 1/0")
+                    one.execute("SELECT 2")
+                    pipeline.sync()
+                except psycopg.Error as error:
+                    state = error.sqlstate
+        except psycopg.Error as error:  # or what stood behind it
+            state = state or error.sqlstate
         one.rollback()
         assert one.execute("SELECT 3").fetchone() == (3,)
         many = two.cursor()
