@@ -1,5 +1,11 @@
 //! What a statement is, from its text alone. Knows no nodes and no sessions.
 //!
-//! - [`opening`]: the words a statement opens with, which is all that pooling needs.
+//! - [`opening`]: the words a statement opens with
+//! - [`lexer`]: its tokens
+//! - [`effects`]: what it may leave behind in its session
+//! - [`assignment`]: which settings it changes
 
+pub mod assignment;
+pub mod effects;
+pub mod lexer;
 pub mod opening;

@@ -1,0 +1,462 @@
+//! What a text may leave behind in its session, beyond its transaction: settings, locks, temporary objects and the like.
+//!
+//! Errs on the side of saying too much: an effect that did not happen costs a question to the server, one that was missed
+//! is lost or leaks. What functions, triggers and views do when the text only names them is not here: that takes the
+//! database's catalogue (`catalog/hidden.rs`), to which [`mentions`] gives the names.
+//!
+//! Not here: which settings, and to what ([`super::assignment`]).
+
+use std::ops::{BitOr, BitOrAssign};
+
+use super::lexer::{Lexer, Token};
+
+/// A set of effects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Effects(u32);
+
+impl Effects {
+    /// Nothing lasts.
+    pub const NONE: Self = Self(0);
+    /// Settings change for the session, and [`super::assignment`] finds their names.
+    pub const SETS: Self = Self(1);
+    /// Settings may go back to what they were at login.
+    pub const RESETS: Self = Self(1 << 1);
+    /// Anything may change, and the text does not say what.
+    pub const HIDES: Self = Self(1 << 2);
+    /// Temporary tables, views, functions.
+    pub const TEMPORARY: Self = Self(1 << 3);
+    /// Advisory locks of the session.
+    pub const ADVISORY: Self = Self(1 << 4);
+    /// `LISTEN`.
+    pub const LISTENS: Self = Self(1 << 5);
+    /// `WITH HOLD` cursors.
+    pub const HOLDS: Self = Self(1 << 6);
+    /// Statements prepared in SQL.
+    pub const PREPARES: Self = Self(1 << 7);
+    /// Temporary replication slots.
+    pub const SLOTS: Self = Self(1 << 8);
+    /// Something that ends with the server's process only: libraries, seeds, connections of extensions.
+    pub const LASTING: Self = Self(1 << 9);
+    /// `currval`, `lastval`: asks for what the session has left in a sequence.
+    pub const READS_SEQUENCE: Self = Self(1 << 10);
+    /// May leave something that `currval` or `lastval` finds.
+    pub const MOVES_SEQUENCE: Self = Self(1 << 11);
+    /// State that pins may be gone after it.
+    pub const FREES: Self = Self(1 << 12);
+    /// What functions, triggers and views do may be different after it.
+    pub const DEFINES: Self = Self(1 << 13);
+    /// Creates something, temporary if the search path says so.
+    pub const CREATES: Self = Self(1 << 14);
+
+    /// State that can stay behind on a server, with the names operators know it by.
+    pub const PINS: [(Self, &'static str); 8] = [
+        (Self::TEMPORARY, "temporary objects"),
+        (Self::ADVISORY, "advisory lock"),
+        (Self::LISTENS, "listen"),
+        (Self::HOLDS, "cursor with hold"),
+        (Self::PREPARES, "prepared statement"),
+        (Self::SLOTS, "temporary replication slot"),
+        (Self::LASTING, "state that ends with its server process"),
+        (Self::MOVES_SEQUENCE, "currval"),
+    ];
+
+    /// Whether any of `others` is among them.
+    #[must_use]
+    pub const fn any(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Without `others`.
+    #[must_use]
+    pub const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// Those that are in both.
+    #[must_use]
+    pub const fn and(self, others: Self) -> Self {
+        Self(self.0 & others.0)
+    }
+
+    /// What `sql`, any number of statements, may leave behind.
+    #[must_use]
+    pub fn of(sql: &[u8]) -> Self {
+        of_nested(sql, NESTING_MAX)
+    }
+}
+
+impl BitOr for Effects {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Effects {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// How deep bodies of `DO` are looked into.
+const NESTING_MAX: u8 = 3;
+
+/// The longest word that means anything here.
+const WORD_MAX: usize = 40;
+
+/// What the statement that is being read opened with, as far as that matters later in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    /// The next word opens a statement.
+    Next,
+    Set,
+    /// `SET` and what follows it says that it ends with the transaction, or is read already.
+    Other,
+    Create,
+    Declare,
+    Do,
+    Explain,
+    Prepare,
+    Update,
+}
+
+fn of_nested(sql: &[u8], nesting: u8) -> Effects {
+    let mut lexer = Lexer::new(sql);
+    let mut effects = Effects::NONE;
+    let mut verb = Verb::Next;
+    let mut depth = 0_usize;
+    let mut after_with = false;
+    while let Some(token) = lexer.next() {
+        let word = match token {
+            Token::Word(word) | Token::Quoted(word) => word,
+            Token::Symbol(symbol) => {
+                match symbol {
+                    b';' if depth == 0 => verb = Verb::Next,
+                    b'(' => depth += 1,
+                    b')' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                continue;
+            }
+            Token::Disguised => {
+                effects |= Effects::HIDES;
+                continue;
+            }
+            Token::Text { inner, plain } => {
+                // with backslashes as escapes it would end elsewhere
+                if !plain && (inner.ends_with(b"\\") || memchr::memmem::find(inner, b"\\'").is_some()) {
+                    effects |= Effects::HIDES;
+                }
+                if verb == Verb::Do && nesting > 0 {
+                    effects |= of_nested(inner, nesting - 1);
+                }
+                if verb == Verb::Set {
+                    effects |= Effects::SETS; // SET 'name' is none of PostgreSQL's, but who knows
+                    verb = Verb::Other;
+                }
+                continue;
+            }
+            Token::Dollar(inner) => {
+                if verb == Verb::Do && nesting > 0 {
+                    effects |= of_nested(inner, nesting - 1);
+                }
+                continue;
+            }
+            Token::Number(_) | Token::Param(_) => continue,
+        };
+        let mut lower = [0; WORD_MAX];
+        let Some(lower) = lower.get_mut(..word.len()) else { continue };
+        lower.copy_from_slice(word);
+        lower.make_ascii_lowercase();
+        let word: &[u8] = lower;
+        let quoted = matches!(token, Token::Quoted(_));
+        if !quoted {
+            let opens = verb == Verb::Next
+                || verb == Verb::Explain && depth == 0 && !matches!(word, b"analyze" | b"analyse" | b"verbose");
+            if opens {
+                let (found, next) = opening(word);
+                effects |= found;
+                verb = next;
+                after_with = false;
+                if verb != Verb::Other {
+                    continue;
+                }
+            } else {
+                match verb {
+                    Verb::Set => {
+                        verb = Verb::Other;
+                        match word {
+                            b"local" | b"transaction" | b"constraints" => continue,
+                            _ => effects |= Effects::SETS | set_tail(lexer),
+                        }
+                    }
+                    Verb::Prepare => {
+                        verb = Verb::Other;
+                        if word != b"transaction" {
+                            effects |= Effects::PREPARES;
+                        }
+                        continue;
+                    }
+                    Verb::Create => effects |= defined(word),
+                    Verb::Declare if word == b"hold" && after_with => effects |= Effects::HOLDS,
+                    _ => {}
+                }
+                after_with = word == b"with";
+            }
+        } else if verb == Verb::Set {
+            verb = Verb::Other;
+            effects |= Effects::SETS | set_tail(lexer);
+        }
+        match word {
+            b"set_config" => effects |= set_config(lexer),
+            b"pg_settings" if verb == Verb::Update => effects |= Effects::HIDES,
+            b"update" if !quoted => verb = if verb == Verb::Other { Verb::Update } else { verb },
+            b"temp" | b"temporary" if !quoted && verb != Verb::Create => {
+                // SELECT … INTO TEMP; a column of that name costs a question
+                effects |= Effects::TEMPORARY;
+            }
+            b"insert" | b"merge" | b"nextval" | b"setval" => effects |= Effects::MOVES_SEQUENCE,
+            b"currval" | b"lastval" => effects |= Effects::READS_SEQUENCE,
+            b"setseed" | b"dblink_connect" | b"dblink_connect_u" | b"pg_replication_origin_session_setup" => {
+                effects |= Effects::LASTING;
+            }
+            b"query_to_xml" | b"query_to_xmlschema" | b"query_to_xml_and_xmlschema" | b"ts_stat" => {
+                effects |= Effects::HIDES; // they run the text they are given
+            }
+            _ if word.starts_with(b"pg_") => effects |= built_in(word),
+            _ => {}
+        }
+    }
+    effects
+}
+
+/// What the first word of a statement says.
+fn opening(word: &[u8]) -> (Effects, Verb) {
+    match word {
+        b"set" => (Effects::NONE, Verb::Set),
+        b"reset" => (Effects::SETS | Effects::RESETS, Verb::Other),
+        b"discard" => (Effects::SETS | Effects::RESETS | Effects::FREES, Verb::Other),
+        b"listen" => (Effects::LISTENS, Verb::Other),
+        b"unlisten" | b"deallocate" | b"close" | b"drop" => (Effects::FREES, Verb::Other),
+        b"load" => (Effects::LASTING, Verb::Other),
+        b"prepare" => (Effects::NONE, Verb::Prepare),
+        b"execute" => (Effects::HIDES, Verb::Other),
+        b"do" => (Effects::HIDES, Verb::Do),
+        b"declare" => (Effects::NONE, Verb::Declare),
+        b"create" => (Effects::CREATES, Verb::Create),
+        b"alter" | b"import" => (Effects::DEFINES, Verb::Other),
+        b"copy" => (Effects::MOVES_SEQUENCE, Verb::Other),
+        b"explain" => (Effects::NONE, Verb::Explain),
+        b"update" => (Effects::NONE, Verb::Update),
+        _ => (Effects::NONE, Verb::Other),
+    }
+}
+
+/// What a word of `CREATE …` adds.
+fn defined(word: &[u8]) -> Effects {
+    match word {
+        b"temp" | b"temporary" => Effects::TEMPORARY,
+        b"function" | b"procedure" | b"trigger" | b"rule" | b"view" | b"policy" | b"domain" | b"operator"
+        | b"aggregate" | b"cast" | b"extension" | b"table" | b"type" | b"conversion" | b"language" => Effects::DEFINES,
+        _ => Effects::NONE,
+    }
+}
+
+/// What a function of PostgreSQL's own leaves behind.
+fn built_in(word: &[u8]) -> Effects {
+    match word {
+        b"pg_advisory_lock" | b"pg_advisory_lock_shared" | b"pg_try_advisory_lock" | b"pg_try_advisory_lock_shared" => {
+            Effects::ADVISORY
+        }
+        b"pg_create_logical_replication_slot"
+        | b"pg_create_physical_replication_slot"
+        | b"pg_copy_logical_replication_slot"
+        | b"pg_copy_physical_replication_slot" => Effects::SLOTS,
+        _ if word.starts_with(b"pg_temp") => Effects::TEMPORARY,
+        _ if word.starts_with(b"pg_advisory_unlock") || word == b"pg_drop_replication_slot" => Effects::FREES,
+        _ => Effects::NONE,
+    }
+}
+
+/// Whether the rest of a `SET` says `DEFAULT`.
+fn set_tail(lexer: Lexer<'_>) -> Effects {
+    for token in lexer {
+        match token {
+            Token::Symbol(b';') => break,
+            _ if token.is_word("default") => return Effects::RESETS,
+            _ => {}
+        }
+    }
+    Effects::NONE
+}
+
+/// What a call of `set_config` does, by its arguments as far as they are literals.
+fn set_config(mut lexer: Lexer<'_>) -> Effects {
+    if lexer.next() != Some(Token::Symbol(b'(')) {
+        return Effects::HIDES; // its name alone: perhaps in quotes, or somebody's alias
+    }
+    let mut arguments = Arguments { lexer };
+    let named = matches!(arguments.next_argument(), Argument::Literal);
+    let value = arguments.next_argument();
+    if matches!(arguments.next_argument(), Argument::True) {
+        return Effects::NONE; // it ends with the transaction
+    }
+    match (named, value) {
+        (true, Argument::Literal) => Effects::SETS,
+        (true, _) => Effects::SETS | Effects::RESETS,
+        (false, _) => Effects::HIDES,
+    }
+}
+
+/// The arguments of a call whose parenthesis has been read.
+struct Arguments<'a> {
+    lexer: Lexer<'a>,
+}
+
+enum Argument {
+    Literal,
+    True,
+    Other,
+}
+
+impl Arguments<'_> {
+    /// Reads up to the comma or parenthesis behind the next argument.
+    fn next_argument(&mut self) -> Argument {
+        let mut found = None;
+        let mut depth = 0_usize;
+        for token in self.lexer.by_ref() {
+            let argument = match token {
+                Token::Symbol(b',') if depth == 0 => break,
+                Token::Symbol(b')') if depth == 0 => break,
+                Token::Symbol(b'(' | b'[') => {
+                    depth += 1;
+                    Argument::Other
+                }
+                Token::Symbol(b')' | b']') => {
+                    depth -= 1;
+                    Argument::Other
+                }
+                Token::Text { plain: true, .. } | Token::Dollar(_) => Argument::Literal,
+                _ if token.is_word("true") => Argument::True,
+                _ => Argument::Other,
+            };
+            found = Some(if found.is_none() { argument } else { Argument::Other });
+        }
+        found.unwrap_or(Argument::Other)
+    }
+}
+
+/// Whether `sql` names anything that `wanted` knows: identifiers come folded to lower case, as PostgreSQL folds them.
+/// Literals are looked into as well where they may be code.
+pub fn mentions(sql: &[u8], wanted: &mut impl FnMut(&[u8]) -> bool) -> bool {
+    let mut buffer = Vec::new();
+    for token in Lexer::new(sql) {
+        let found = match token {
+            Token::Word(word) => {
+                buffer.clear();
+                buffer.extend(word.iter().map(u8::to_ascii_lowercase));
+                wanted(&buffer)
+            }
+            Token::Quoted(name) => wanted(name),
+            Token::Disguised => true,
+            _ => false,
+        };
+        if found {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_lasts_is_found_wherever_it_stands() {
+        const E: Effects = Effects::NONE;
+        for (sql, effects) in [
+            ("select a, b from t where c = 1", E),
+            ("update t set a = 1, b = default where c = 2", E),
+            ("select set, \"set\" from t; begin; commit", E),
+            ("set work_mem = '1MB'", Effects::SETS),
+            ("SET x TO default", Effects::SETS | Effects::RESETS),
+            ("set local x = 1; set transaction read only; set constraints all deferred", E),
+            ("set session x = 1", Effects::SETS),
+            ("set \"app.tenant\" to 'default'", Effects::SETS),
+            ("begin; reset all", Effects::SETS | Effects::RESETS),
+            ("discard all", Effects::SETS | Effects::RESETS | Effects::FREES),
+            ("select pg_catalog.set_config('a', 'b', true)", E),
+            ("select set_config('a', 'b', false)", Effects::SETS),
+            ("select set_config('a', $1, false)", Effects::SETS | Effects::RESETS),
+            ("select set_config($1, $2, true)", E),
+            ("select set_config('a' || x, 'b', false)", Effects::HIDES),
+            ("select \"set_config\"($1, $2, $3)", Effects::HIDES),
+            ("select U&\"set\\005Fconfig\"('a', 'b', false)", Effects::HIDES),
+            ("select 'it''s' 'set_config'", E),
+            (r"select '\', set_config('a', 'b', false), '", Effects::HIDES | Effects::SETS),
+            (r"select 'a\'' || 'b'", Effects::HIDES),
+            (r"select 'c:\dir'", E),
+            ("update pg_catalog.pg_settings set setting = 1", Effects::HIDES),
+            ("select * from pg_settings", E),
+            ("create temp table t (a int)", Effects::CREATES | Effects::TEMPORARY | Effects::DEFINES),
+            ("create table pg_temp.t (a int)", Effects::CREATES | Effects::TEMPORARY | Effects::DEFINES),
+            ("create index on t (a)", Effects::CREATES),
+            ("select 1 into temp t", Effects::TEMPORARY),
+            ("explain (analyze, costs off) create temp table t as select 1", {
+                Effects::CREATES | Effects::TEMPORARY | Effects::DEFINES
+            }),
+            ("explain analyze verbose execute p(1)", Effects::HIDES),
+            ("select pg_advisory_lock(1)", Effects::ADVISORY),
+            ("select pg_advisory_xact_lock(1), pg_try_advisory_xact_lock(2)", E),
+            ("select pg_advisory_unlock_all()", Effects::FREES),
+            ("listen x", Effects::LISTENS),
+            ("select listen from t", E),
+            ("declare c cursor with hold for select 1", Effects::HOLDS),
+            ("declare c cursor without hold for select 1", E),
+            ("declare c cursor for select 1", E),
+            ("prepare p as select 1", Effects::PREPARES),
+            ("prepare transaction 'x'", E),
+            ("load 'auto_explain'", Effects::LASTING),
+            ("do $$ begin perform setseed(1); end $$", Effects::HIDES | Effects::LASTING),
+            ("insert into t values (1)", Effects::MOVES_SEQUENCE),
+            ("with x as (insert into t values (1) returning *) select * from x", Effects::MOVES_SEQUENCE),
+            ("select lastval()", Effects::READS_SEQUENCE),
+            ("/* set x = 1 */ -- set x = 1\n select $$set x = 1; do$$", E),
+        ] {
+            assert_eq!(Effects::of(sql.as_bytes()), effects, "{sql}");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_as_postgresql_folds_them() {
+        let names = |sql: &str, name: &[u8]| mentions(sql.as_bytes(), &mut |word| word == name);
+        assert!(names("select My_Function()", b"my_function"));
+        assert!(names("select \"My\"()", b"My") && !names("select \"My\"()", b"my"));
+        assert!(!names("select 'my_function'", b"my_function"));
+        assert!(names("select U&\"x\"", b"anything"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_effects(sql in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Effects::of(&sql);
+        }
+
+        #[test]
+        fn a_set_is_found_behind_any_statement(before in "[a-z0-9 (),'=]{0,30}") {
+            let quotes = before.matches('\'').count();
+            let (open, close) = (before.matches('(').count(), before.matches(')').count());
+            prop_assume!(quotes == 0 && open == close && open < 2 && !before.contains(")("));
+            let sql = format!("{before}; set work_mem = 1");
+            prop_assert!(open > 0 || Effects::of(sql.as_bytes()).any(Effects::SETS));
+        }
+    }
+}
