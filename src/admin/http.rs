@@ -3,6 +3,7 @@
 //! Not here: the admin console, metrics. Everything shown is read from snapshots; nothing here waits for a node or a lock
 //! that clients need.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -69,6 +70,8 @@ pub struct PoolRow {
     pub waiting: u64,
     /// Transactions since the start.
     pub transactions: u64,
+    /// Servers that are kept for one client, by the state that keeps them there.
+    pub pinned: BTreeMap<&'static str, u64>,
 }
 
 /// Where the API listens.
@@ -325,7 +328,6 @@ impl NodeRow {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
     use crate::pg::{Lsn, Timeline};
@@ -352,6 +354,7 @@ mod tests {
             in_use: 2,
             waiting: 0,
             transactions: 1234,
+            pinned: BTreeMap::from([("listen", 1)]),
         };
         Sources {
             board,
@@ -385,7 +388,7 @@ mod tests {
             r#"{"ready":true,"missing":[],"clusters":[{"name":"main","epoch":1,"primary":"a","nodes":[{"name":"a","#,
             r#""role":"primary","healthy":true,"timeline":1,"received_lsn":"0/3000060","replayed_lsn":null,"lag_bytes":0,"#,
             r#""trouble":null}]}],"pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"#,
-            r#""in_use":2,"waiting":0,"transactions":1234}],"clients":16}"#
+            r#""in_use":2,"waiting":0,"transactions":1234,"pinned":{"listen":1}}],"clients":16}"#
         );
         assert_eq!(serde_json::to_string(&status).unwrap(), expected);
     }

@@ -263,6 +263,7 @@ fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<Atomi
                 in_use: counts.open.saturating_sub(counts.idle).into(),
                 waiting: counts.waiting.into(),
                 transactions: pool.transactions(),
+                pinned: pool.pinned().collect(),
             }
         };
         pools.pools.all().iter().map(row).collect()

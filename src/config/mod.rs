@@ -52,7 +52,7 @@ pub use duration::{ConfigDuration, Period};
 pub use file::{Auth, AuthMethod, Config, Http, Limits, Log, LogFormat, LogLevel, Workers};
 pub use listener::{Listener, SOCKET_PORT, SocketMode};
 pub use load::{load, parse};
-pub use pool::{Pool, PoolMode, PoolOverlay};
+pub use pool::{Pins, Pool, PoolMode, PoolOverlay};
 pub use problem::{Place, Problem, Problems};
 pub use profile::{Profile, ProfileTimeouts};
 pub use reload::{RestartNeeded, compare, keep_bound};

@@ -17,6 +17,16 @@ pub enum PoolMode {
     Statement,
 }
 
+/// Whether a server connection may be kept for one client because of state that cannot move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pins {
+    /// Until the state is gone.
+    Allow,
+    /// Never: statements that would leave such state behind are refused.
+    Forbid,
+}
+
 settings_with_overlay! {
     /// How many server connections there are, and who may have one. A pool is one user in one database on one node.
     struct Pool;
@@ -53,6 +63,13 @@ settings_with_overlay! {
         /// then lost with its connection. PgBouncer: `max_prepared_statements`.
         #[schemars(extend("x-reload" = "live", "x-unit" = "statements"))]
         prepared_statements: u32 = 200,
+
+        /// Whether a server connection stays with its client, in the modes transaction and statement, while it holds
+        /// state that cannot move to another: temporary tables, session advisory locks, `LISTEN`, cursors `WITH HOLD`,
+        /// statements prepared in SQL, loaded libraries, and `currval` where it is used. With `"forbid"` statements that
+        /// would leave such state behind are refused with SQLSTATE 0A000.
+        #[schemars(extend("x-reload" = "live"))]
+        pins: Pins = Pins::Allow,
     }
     global {}
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::database::ANY_DATABASE;
 use super::file::Config;
-use super::pool::PoolMode;
+use super::pool::{Pins, PoolMode};
 use super::timeouts::Timeouts;
 
 /// The settings of one user in one database: the user's go before the database's, those before the file's.
@@ -21,6 +21,8 @@ pub struct Profile {
     pub size: u32,
     /// Prepared statements per server connection; 0 = off.
     pub prepared_statements: u32,
+    /// Whether a server may be kept for one client.
+    pub pins: Pins,
     /// How long things may take.
     pub timeouts: ProfileTimeouts,
     /// Server connections to this database over all users; `None` = no limit.
@@ -91,6 +93,7 @@ impl Config {
             mode: pool.mode,
             size: pool.size,
             prepared_statements: pool.prepared_statements,
+            pins: pool.pins,
             timeouts: ProfileTimeouts::from(&timeouts),
             database_server_max: limit(database_server_max),
             user_server_max: user.and_then(|user| user.pool.max_server_connections).and_then(limit),

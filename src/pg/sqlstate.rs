@@ -43,6 +43,8 @@ impl SqlState {
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     /// Something is larger than is accepted here.
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
+    /// What the statement needs has not happened before in this session.
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     /// Cancelled by the user or by a timeout on the query.
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     /// The session is ended from outside.

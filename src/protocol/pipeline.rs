@@ -14,6 +14,8 @@
 
 use std::collections::VecDeque;
 
+use super::messages;
+
 /// Who gets a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -68,6 +70,13 @@ pub enum Owed {
     Sync(Reply),
     /// Anything, and ReadyForQuery.
     Query(Reply),
+    /// CommandComplete, whose tag becomes this one, and ReadyForQuery: another query was sent in the place of the client's.
+    QueryAs {
+        /// What the client reads.
+        tag: &'static str,
+        /// Which change of a name depends on it.
+        serial: Serial,
+    },
     /// FunctionCallResponse, and ReadyForQuery.
     Function,
     /// Nothing; marks where data for a COPY ends, or would have ended.
@@ -81,7 +90,7 @@ pub enum Owed {
 
 impl Owed {
     const fn ends_in_ready(&self) -> bool {
-        matches!(self, Self::Sync(_) | Self::Query(_) | Self::Function)
+        matches!(self, Self::Sync(_) | Self::Query(_) | Self::QueryAs { .. } | Self::Function)
     }
 }
 
@@ -284,8 +293,8 @@ impl Pipeline {
         if !self.reads_copy() {
             self.open_batch = match owed {
                 // skipped with the rest of the batch
-                Owed::Query(_) | Owed::Function if self.skipping => true,
-                Owed::Sync(_) | Owed::Query(_) | Owed::Function => false,
+                Owed::Query(_) | Owed::QueryAs { .. } | Owed::Function if self.skipping => true,
+                Owed::Sync(_) | Owed::Query(_) | Owed::QueryAs { .. } | Owed::Function => false,
                 Owed::CopyEnd => self.open_batch,
                 _ => true,
             };
@@ -327,6 +336,11 @@ impl Pipeline {
     /// Makes every ReadyForQuery that is still owed howdah's own.
     pub fn swallow_readies(&mut self) {
         for owed in &mut self.owed {
+            if let Owed::QueryAs { serial, .. } = owed {
+                self.events.push(Event::Undone(*serial)); // it counts as an edit already
+                *owed = Owed::Query(Reply::Swallow);
+                continue;
+            }
             match owed {
                 Owed::Sync(reply) if *reply == Reply::Forward => *reply = Reply::Swallow,
                 Owed::Query(reply) if *reply == Reply::Forward => *reply = Reply::Swallow,
@@ -383,6 +397,19 @@ impl Pipeline {
                 Ok(if reply == Reply::Forward { Receipt::Ready } else { Receipt::ReadySwallowed })
             }
             (b'Z', Owed::Function) => {
+                self.ready(first)?;
+                Ok(Receipt::Ready)
+            }
+            (b'C', Owed::QueryAs { tag, .. }) => {
+                let mut message = Vec::new();
+                messages::message(&mut message, b'C', |body| messages::cstr(body, tag.as_bytes()));
+                Ok(Receipt::Replace(message.into()))
+            }
+            (b'E', Owed::QueryAs { serial, .. }) => {
+                self.events.push(Event::Undone(*serial));
+                Ok(Receipt::Forward)
+            }
+            (b'Z', Owed::QueryAs { .. }) => {
                 self.ready(first)?;
                 Ok(Receipt::Ready)
             }
@@ -513,7 +540,7 @@ impl Pipeline {
         let (event, serial) = match owed {
             Owed::Parse { id, serial, .. } => ((*id != 0).then_some(Event::NotParsed(*id)), *serial),
             Owed::Close { id, .. } => ((*id != 0).then_some(Event::NotClosed(*id)), 0),
-            Owed::Local(_, serial) => (None, *serial),
+            Owed::Local(_, serial) | Owed::QueryAs { serial, .. } => (None, *serial),
             _ => return,
         };
         self.events.extend(event);
@@ -532,7 +559,7 @@ const fn receipt(reply: Reply) -> Receipt {
 
 const fn edits(owed: &Owed) -> bool {
     match owed {
-        Owed::Local(..) | Owed::FailAs(_) => true,
+        Owed::Local(..) | Owed::FailAs(_) | Owed::QueryAs { .. } => true,
         Owed::Parse { reply, .. }
         | Owed::Bind(reply)
         | Owed::Execute(reply)

@@ -127,6 +127,12 @@ pub enum ClientError {
     /// The same of the empty name.
     #[error("unnamed prepared statement does not exist")]
     NoUnnamedStatement,
+    /// `pool.pins = "forbid"`: this kind of state.
+    #[error("the statement would keep its server connection for this session ({0}), which is forbidden here")]
+    PinsForbidden(&'static str),
+    /// `currval` or `lastval` on another server than `nextval`.
+    #[error("the sequence was not used on this server connection by this session")]
+    SequenceElsewhere,
     /// The pool a client waits in is not the one to wait in any more. Never told: the client waits elsewhere.
     #[error("the pool has moved")]
     PoolRetired,
@@ -147,7 +153,7 @@ impl ClientError {
             Self::WrongPassword(_) => SqlState::INVALID_PASSWORD,
             Self::TlsRequired => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Startup(error) => error.sqlstate(),
-            Self::Replication | Self::StatementMode => SqlState::FEATURE_NOT_SUPPORTED,
+            Self::Replication | Self::StatementMode | Self::PinsForbidden(_) => SqlState::FEATURE_NOT_SUPPORTED,
             Self::ShuttingDown | Self::SessionLost => SqlState::ADMIN_SHUTDOWN,
             Self::NoPrimary(_) | Self::ServerUnreachable(_) | Self::PoolRetired => SqlState::CANNOT_CONNECT_NOW,
             Self::LoginTimeout | Self::Stalled | Self::SlowReader | Self::ServerRefused(_) => {
@@ -166,6 +172,7 @@ impl ClientError {
             | Self::InCopy(_)
             | Self::Frame(_)
             | Self::BadMessage => SqlState::PROTOCOL_VIOLATION,
+            Self::SequenceElsewhere => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::StatementTooLarge { .. } => SqlState::PROGRAM_LIMIT_EXCEEDED,
             Self::StatementExists(_) => SqlState::DUPLICATE_PREPARED_STATEMENT,
             Self::NoSuchStatement(_) | Self::NoUnnamedStatement => SqlState::INVALID_SQL_STATEMENT_NAME,
@@ -188,6 +195,8 @@ impl ClientError {
             | Self::BlockLost
             | Self::BlockFailed
             | Self::StatementMode
+            | Self::PinsForbidden(_)
+            | Self::SequenceElsewhere
             | Self::StatementTooLarge { .. }
             | Self::StatementExists(_)
             | Self::NoSuchStatement(_)
@@ -247,6 +256,11 @@ impl ClientError {
             Self::SlowReader => "The bound is \"write\" under [timeouts] in howdah.toml.",
             Self::OutcomeUnknown => "Look whether it did before sending it again.",
             Self::BlockLost => "Roll back and run the transaction again.",
+            Self::PinsForbidden(_) => "The setting is \"pins\" under [pool] in howdah.toml.",
+            Self::SequenceElsewhere => {
+                "Use INSERT … RETURNING, or nextval and currval in one transaction. Sessions that use nextval from now on \
+                 keep their server connection."
+            }
             Self::StatementMode => "Use \"transaction\" as the pool's mode in howdah.toml.",
             Self::StatementTooLarge { .. } => "Send it as an unnamed statement.",
             _ => return None,

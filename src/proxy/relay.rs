@@ -17,6 +17,7 @@ use super::server::Server;
 use super::session::outbox::Outbox;
 use super::session::request::local_message;
 use super::session::run::End;
+use super::session::trail::Trail;
 use super::session::{Loan, Session};
 use super::statements::Statement;
 use crate::net::buffer::{self, Growing, Lent};
@@ -134,7 +135,11 @@ impl Session {
 
     /// Whether a client that keeps its server busy with pipelined batches must let others have it first.
     fn yields(&self, loan: &Loan, server: &Server) -> bool {
-        loan.rested && self.message_left == 0 && !server.pipeline.has_open_batch() && loan.pool.is_contended()
+        loan.rested
+            && self.message_left == 0
+            && !server.pipeline.has_open_batch()
+            && !self.depends_on(loan)
+            && loan.pool.is_contended()
     }
 
     /// Reads ahead while nothing may be passed on: a client that leaves must be seen leaving.
@@ -334,7 +339,7 @@ impl Session {
                     }
                     Ok(false) // the client is told in front of ReadyForQuery
                 }
-                b'A' => Ok(self.is_session_mode() || server.dirty == Some(self.handle.id)),
+                b'A' => Ok(self.is_session_mode() || loan.listens()),
                 b'C' => {
                     let tag = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
                     self.note_command(loan, server, tag);
@@ -360,7 +365,9 @@ impl Session {
             }
             Receipt::PrefixDone => {
                 server.applied = Arc::clone(&self.wants);
-                server.dirty = None;
+                if server.dirty.is_some_and(|by| by != self.handle.id) {
+                    (server.dirty, server.sequence_of) = (None, None); // it was swept
+                }
                 Ok(false)
             }
             Receipt::PrefixFailed => {
@@ -422,7 +429,6 @@ impl Session {
     /// CommandComplete: some commands change what the next client would find.
     fn note_command(&mut self, loan: &mut Loan, server: &mut Server, tag: &[u8]) {
         match tag {
-            b"SET\0" | b"RESET\0" | b"LISTEN\0" => server.dirty = Some(self.handle.id),
             b"DISCARD ALL\0" | b"DEALLOCATE ALL\0" => {
                 server.prepared.distrust();
                 server.unnamed = None;
@@ -439,6 +445,7 @@ impl Session {
     /// An ErrorResponse for the client; `true` when it gets it as it is.
     fn heed_error(&mut self, loan: &mut Loan, incoming: &mut Incoming, at: usize, body: &[u8]) -> Result<bool, End> {
         let error = ServerError::read(body);
+        loan.trail.fail();
         if error.fatal {
             loan.fatal = Some(body.into());
             return Err(End::ServerLost);
@@ -471,13 +478,14 @@ impl Session {
         at: usize,
         body: &[u8],
     ) -> Result<(), End> {
-        if self.is_session_mode() {
+        if self.depends_on(loan) {
             // its server would go on without the client's settings: PostgreSQL would not have let it in
             return Err(End::Fault(ClientError::ServerRefused(body.into())));
         }
         let turn_ended = loan.turn_sent;
         server.pipeline.swallow_readies();
         server.unnamed = None;
+        loan.trail = Trail::default(); // nothing of it has run
         loan.prefix_failed = true;
         loan.repair_due = true;
         let made = incoming.at(at, &mut self.pending);
@@ -513,7 +521,7 @@ impl Session {
             self.handle.clear(Signal::Cancel); // its wait is over already
         }
         if self.handle.has(Signal::Goodbye)
-            && self.is_session_mode()
+            && self.depends_on(loan)
             && server.is_settled()
             && server.pipeline.status() == b'I'
         {

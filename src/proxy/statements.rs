@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::protocol::frame::split_cstr;
+use crate::sql::effects::Effects;
 use crate::sql::opening::Opening;
 
 /// Statements the registry keeps that no client and no server holds.
@@ -35,6 +36,8 @@ pub struct Statement {
     pub definition: Box<[u8]>,
     /// What its text opens with.
     pub opening: Opening,
+    /// What it may leave behind in a session.
+    pub effects: Effects,
     /// Whether it has been parsed as an unnamed statement before.
     seen: AtomicBool,
 }
@@ -54,6 +57,12 @@ impl Statement {
         let name = name.get(..memchr::memchr(b'"', name)?)?;
         let id = std::str::from_utf8(name.strip_prefix(b"howdah_")?).ok()?.parse().ok()?;
         Some((id, name))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn sql(&self) -> &[u8] {
+        split_cstr(&self.definition).map_or(&self.definition, |(sql, _)| sql)
     }
 
     /// Notes one more use as an unnamed statement; `true` when it was not the first.
@@ -112,6 +121,7 @@ impl Registry {
             name: Statement::name_of(id).into(),
             definition: definition.into(),
             opening: Opening::of(sql),
+            effects: Effects::of(sql),
             seen: AtomicBool::new(false),
         });
         known.insert(ByDefinition(Arc::clone(&statement)));

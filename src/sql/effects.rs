@@ -60,6 +60,12 @@ impl Effects {
         (Self::MOVES_SEQUENCE, "currval"),
     ];
 
+    /// All of [`Self::PINS`].
+    pub const PINNING: Self = Self(0b1_1111_1000 | 1 << 9 | 1 << 11);
+
+    /// What makes a function worth flagging whose source does this: settings and state nobody would see otherwise.
+    pub const HIDDEN: Self = Self(0b11_1111_1111);
+
     /// Whether any of `others` is among them.
     #[must_use]
     pub const fn any(self, others: Self) -> bool {
@@ -78,6 +84,12 @@ impl Effects {
         Self(self.0 & !others.0)
     }
 
+    /// Both together.
+    #[must_use]
+    pub const fn or(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     /// Those that are in both.
     #[must_use]
     pub const fn and(self, others: Self) -> Self {
@@ -94,7 +106,7 @@ impl Effects {
 impl BitOr for Effects {
     type Output = Self;
     fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        self.or(other)
     }
 }
 
@@ -433,6 +445,12 @@ mod tests {
         ] {
             assert_eq!(Effects::of(sql.as_bytes()), effects, "{sql}");
         }
+    }
+
+    #[test]
+    fn every_pin_has_a_name() {
+        let all = Effects::PINS.iter().fold(Effects::NONE, |all, (pin, _)| all | *pin);
+        assert_eq!(all, Effects::PINNING);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! - [`opening`]: the words a statement opens with
 //! - [`lexer`]: its tokens
 //! - [`effects`]: what it may leave behind in its session
-//! - [`assignment`]: which settings it changes
+//! - [`assignment`]: which settings it changes; [`deallocate`]: which prepared statement it takes away
 
 pub mod assignment;
+pub mod deallocate;
 pub mod effects;
 pub mod lexer;
 pub mod opening;

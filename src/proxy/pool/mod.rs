@@ -27,6 +27,7 @@ use super::session::settings::Reported;
 use super::worker::Worker;
 use crate::config::Profile;
 use crate::protocol::messages;
+use crate::sql::effects::Effects;
 
 /// The pause after a first failed dial; it doubles up to [`REST_MAX`]. PgBouncer: `server_login_retry` (15 s, flat).
 const REST_MIN: Duration = Duration::from_millis(50);
@@ -99,6 +100,10 @@ pub struct Pool {
     retired: AtomicBool,
     transactions: AtomicU64,
     desyncs: AtomicU64,
+    /// Servers that are pinned to a client, by [`Effects::PINS`].
+    pinned: [AtomicU64; Effects::PINS.len()],
+    /// Somebody has asked for `currval` or `lastval` here.
+    reads_sequences: AtomicBool,
 }
 
 /// A way out of [`Pool::checkout`].
@@ -131,6 +136,8 @@ impl Pool {
             retired: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
             desyncs: AtomicU64::new(0),
+            pinned: Default::default(),
+            reads_sequences: AtomicBool::new(false),
         }
     }
 
@@ -191,6 +198,36 @@ impl Pool {
     /// Counts one; see [`Self::desyncs`].
     pub fn count_desync(&self) {
         self.desyncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Servers pinned to clients now, by reason; one may have several.
+    pub fn pinned(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.pinned.iter().map(|count| count.load(Ordering::Relaxed));
+        Effects::PINS.iter().zip(counts).filter(|(_, count)| *count > 0).map(|((_, reason), count)| (*reason, count))
+    }
+
+    /// The pins of one server have changed.
+    pub fn count_pins(&self, before: Effects, now: Effects) {
+        for ((pin, _), count) in Effects::PINS.iter().zip(&self.pinned) {
+            match (before.any(*pin), now.any(*pin)) {
+                (false, true) => count.fetch_add(1, Ordering::Relaxed),
+                (true, false) => count.fetch_sub(1, Ordering::Relaxed),
+                _ => continue,
+            };
+        }
+    }
+
+    /// Whether anybody has asked for `currval` or `lastval` here: whoever moves a sequence then keeps its server.
+    #[must_use]
+    pub fn reads_sequences(&self) -> bool {
+        self.reads_sequences.load(Ordering::Relaxed)
+    }
+
+    /// Somebody asks for one; see [`Self::reads_sequences`].
+    pub fn sequence_is_read(&self) {
+        if !self.reads_sequences() {
+            self.reads_sequences.store(true, Ordering::Relaxed);
+        }
     }
 
     /// What its servers report at login, once one has logged in.

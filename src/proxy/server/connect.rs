@@ -147,6 +147,7 @@ pub async fn connect(
             login: told,
             applied: Arc::clone(neutral),
             dirty: None,
+            sequence_of: None,
             database: database.into(),
             born: now,
             idle_since: now,

@@ -1,7 +1,7 @@
 //! Bringing a server connection to rest when no client listens: after one has vanished, before a doubtful one is lent.
 //!
-//! Everything the server still owes is read and dropped; every step is the pipeline's to allow. The caller bounds the
-//! time, and closes the connection when this fails.
+//! Everything the server still owes is read and dropped, except where the caller looks at it on its way; every step is
+//! the pipeline's to allow. The caller bounds the time, and closes the connection when this fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,9 @@ pub enum Restless {
     #[error("the server hung up or lost step")]
     Lost,
 }
+
+/// Is shown messages on their way out.
+pub type Seen<'a> = &'a mut dyn FnMut(u8, &[u8]);
 
 /// Messages whose content matters are waited for up to this size.
 const LOOKED_INTO_MAX: usize = 60_000;
@@ -43,7 +46,7 @@ impl Server {
     pub async fn check(&mut self, reported: &Interner<Reported>) -> Result<(), Restless> {
         self.pipeline.push(Owed::Sync(Reply::Swallow)).map_err(|_| Restless::Lost)?;
         self.stream.write_all(&messages::SYNC).await.map_err(|_| Restless::Lost)?;
-        self.until_settled(reported).await
+        self.until_settled(reported, &mut |_, _| {}).await
     }
 
     /// Ends whatever a client that has gone left behind: its query is cancelled, its COPY ended, its transaction rolled
@@ -73,7 +76,8 @@ impl Server {
         self.stream.write_all(&last).await.map_err(|_| Restless::Lost)?;
         {
             let identity = Arc::clone(&self.identity);
-            let mut quiet = std::pin::pin!(self.until_quiet_or_copy(reported));
+            let mut ignore = |_: u8, _: &[u8]| {};
+            let mut quiet = std::pin::pin!(self.until_quiet_or_copy(reported, &mut ignore));
             // a cancel ends one statement, or comes between two; a pipeline may hold many
             loop {
                 match tokio::time::timeout(CANCEL_AGAIN, quiet.as_mut()).await {
@@ -88,10 +92,10 @@ impl Server {
             return Err(Restless::Lost);
         }
         if self.pipeline.status() != b'I' {
-            self.ask(b"ROLLBACK", reported).await?;
+            self.ask(b"ROLLBACK", reported, &mut |_, _| {}).await?;
         }
         if discard {
-            self.ask(b"DISCARD ALL", reported).await?;
+            self.ask(b"DISCARD ALL", reported, &mut |_, _| {}).await?;
             self.prepared = super::Prepared::default();
             self.unnamed = None;
             self.dirty = None;
@@ -99,13 +103,18 @@ impl Server {
         if self.is_settled() && self.pipeline.status() == b'I' { Ok(()) } else { Err(Restless::Lost) }
     }
 
-    async fn ask(&mut self, sql: &[u8], reported: &Interner<Reported>) -> Result<(), Restless> {
+    /// Runs a query of howdah's own. `seen` is shown the tag and the body of every message that comes meanwhile, as far
+    /// as the body is in one piece: of messages up to [`LOOKED_INTO_MAX`] always, unless they are COPY data.
+    ///
+    /// # Errors
+    /// [`Restless`]; an error of the query's is none, and is `seen`.
+    pub async fn ask(&mut self, sql: &[u8], reported: &Interner<Reported>, seen: Seen<'_>) -> Result<(), Restless> {
         let mut out = Vec::new();
         messages::query(&mut out, sql);
         self.pipeline.push(Owed::Query(Reply::Swallow)).map_err(|_| Restless::Lost)?;
         self.unnamed = None;
         self.stream.write_all(&out).await.map_err(|_| Restless::Lost)?;
-        self.until_settled(reported).await
+        self.until_settled(reported, seen).await
     }
 
     /// What was begun has to be sent to its end: a message cut short would swallow the next.
@@ -118,19 +127,19 @@ impl Server {
         if self.deaf { Err(Restless::Lost) } else { Ok(()) }
     }
 
-    async fn until_settled(&mut self, reported: &Interner<Reported>) -> Result<(), Restless> {
-        self.until_quiet_or_copy(reported).await?;
+    async fn until_settled(&mut self, reported: &Interner<Reported>, seen: Seen<'_>) -> Result<(), Restless> {
+        self.until_quiet_or_copy(reported, seen).await?;
         if self.pipeline.settled() { Ok(()) } else { Err(Restless::Lost) }
     }
 
     /// Reads and drops until nothing is owed, or the server waits for COPY data.
-    async fn until_quiet_or_copy(&mut self, reported: &Interner<Reported>) -> Result<(), Restless> {
+    async fn until_quiet_or_copy(&mut self, reported: &Interner<Reported>, seen: Seen<'_>) -> Result<(), Restless> {
         let mut lent = buffer::lend();
         let mut filled = self.carry.len();
         lent.get_mut(..filled).ok_or(Restless::Lost)?.copy_from_slice(&self.carry);
         self.carry.clear();
         loop {
-            let taken = self.drop_messages(lent.get(..filled).unwrap_or_default(), reported)?;
+            let taken = self.drop_messages(lent.get(..filled).unwrap_or_default(), reported, seen)?;
             lent.copy_within(taken..filled, 0);
             filled -= taken;
             if filled == 0 && self.body_left == 0 && (self.pipeline.quiet() || self.pipeline.reads_copy()) {
@@ -145,7 +154,12 @@ impl Server {
     }
 
     /// Accounts for the messages in `bytes`; the answer is how many bytes they took.
-    fn drop_messages(&mut self, bytes: &[u8], reported: &Interner<Reported>) -> Result<usize, Restless> {
+    fn drop_messages(
+        &mut self,
+        bytes: &[u8],
+        reported: &Interner<Reported>,
+        seen: Seen<'_>,
+    ) -> Result<usize, Restless> {
         let mut at = 0;
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -161,9 +175,12 @@ impl Server {
             let Ok(scan) = scan_header(rest) else { return Err(Restless::Lost) };
             let Scan::Header { tag, body_len } = scan else { return Ok(at) };
             let total = HEADER_LEN + usize::try_from(body_len).map_err(|_| Restless::Lost)?;
-            let looked_into = matches!(tag, b'Z' | b'S');
-            if total > rest.len() && looked_into {
-                return if total > LOOKED_INTO_MAX { Err(Restless::Lost) } else { Ok(at) };
+            if total > rest.len() && tag != b'd' {
+                match tag {
+                    _ if total <= LOOKED_INTO_MAX => return Ok(at),
+                    b'Z' | b'S' => return Err(Restless::Lost),
+                    _ => {}
+                }
             }
             let here = total.min(rest.len());
             let body = rest.get(HEADER_LEN..here).unwrap_or_default();
@@ -174,6 +191,7 @@ impl Server {
                 Ok(_) if tag == b'S' => self.note_parameter(body, reported).ok_or(Restless::Lost)?,
                 Ok(_) => {}
             }
+            seen(tag, body);
             while self.pipeline.due().is_some() {}
             self.note_events();
             self.body_left = total - here;

@@ -152,6 +152,8 @@ pub struct Server {
     pub applied: Arc<Settings>,
     /// The client that changed something the settings do not tell.
     pub dirty: Option<u64>,
+    /// The client that was the last to move a sequence here.
+    pub sequence_of: Option<u64>,
     /// The database it is connected to, by the server's name for it.
     pub database: Box<str>,
     /// When it logged in.

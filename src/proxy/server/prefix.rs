@@ -20,10 +20,12 @@ use crate::proxy::session::settings::Settings;
 pub enum Change {
     /// Nothing: it is in the client's state.
     None,
-    /// The client's settings on top of the login's.
+    /// The client's settings where they differ, on top of what is there.
     Set,
     /// Back to the login's, then the client's.
     ResetAndSet,
+    /// Whatever another client may have left is swept out first.
+    CleanAndSet,
 }
 
 impl Change {
@@ -34,9 +36,18 @@ impl Change {
         if !foreign && Arc::ptr_eq(&server.applied, wants) {
             return Self::None;
         }
-        if foreign || !server.applied.is_empty() { Self::ResetAndSet } else { Self::Set }
+        match foreign {
+            true => Self::CleanAndSet,
+            // what the other has set and this client has not can only be taken back altogether
+            false if server.applied.names_within(wants) => Self::Set,
+            false => Self::ResetAndSet,
+        }
     }
 }
+
+/// What `DISCARD ALL` does and a transaction allows, without losing prepared statements.
+const SWEEPS: [&[u8]; 5] =
+    [b"CLOSE ALL", b"UNLISTEN *", b"SELECT pg_catalog.pg_advisory_unlock_all()", b"DISCARD SEQUENCES", b"DISCARD TEMP"];
 
 /// Appends the prefix to `out` and accounts for its replies.
 ///
@@ -54,20 +65,28 @@ pub fn write(server: &mut Server, out: &mut Vec<u8>, change: Change, wants: &Set
         server.pipeline.push(Owed::Execute(if last { Reply::PrefixEnd } else { Reply::Swallow }))
     };
     step(b"BEGIN", &[], false)?;
-    if change == Change::ResetAndSet {
+    if change != Change::Set {
         step(b"RESET SESSION AUTHORIZATION", &[], false)?;
         step(b"RESET ALL", &[], false)?;
-        step(b"UNLISTEN *", &[], false)?;
     }
-    if !wants.is_empty() {
-        let mut sql = b"SELECT ".to_vec();
-        let mut values = Vec::with_capacity(2 * wants.len());
-        for (at, (name, value)) in wants.iter().enumerate() {
-            let comma = if at == 0 { "" } else { ", " };
-            sql.extend(format!("{comma}pg_catalog.set_config(${}, ${}, false)", 2 * at + 1, 2 * at + 2).bytes());
-            values.extend([name, value]);
+    if change == Change::CleanAndSet {
+        for sweep in SWEEPS {
+            step(sweep, &[], false)?;
         }
-        step(&sql, &values, false)?;
+    }
+    // a value is read in the encoding that is in force when its message is bound
+    let kept = if change == Change::Set { Arc::clone(&server.applied) } else { Arc::default() };
+    let ascii = wants.iter().all(|(_, value)| value.is_ascii());
+    let alone = |(name, _): &(&[u8], &[u8])| !ascii && *name == b"client_encoding";
+    for turn in [true, false] {
+        let differs = |(name, value): &(&[u8], &[u8])| kept.value(name) != Some(*value);
+        let pairs: Vec<_> = wants.iter().filter(|pair| alone(pair) == turn && differs(pair)).collect();
+        if !pairs.is_empty() {
+            let call = |at: usize| format!("pg_catalog.set_config(${}, ${}, false)", 2 * at + 1, 2 * at + 2);
+            let calls: Vec<_> = (0..pairs.len()).map(call).collect();
+            let values: Vec<_> = pairs.iter().flat_map(|(name, value)| [*name, *value]).collect();
+            step(format!("SELECT {}", calls.join(", ")).as_bytes(), &values, false)?;
+        }
     }
     step(b"COMMIT", &[], true)
 }

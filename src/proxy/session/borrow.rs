@@ -13,12 +13,10 @@ use std::task::{Context, Poll};
 use super::deadlines::{after, is_over};
 use super::run::End;
 use super::{Loan, Session};
-use crate::net::buffer;
 use crate::proxy::client::Signal;
 use crate::proxy::error::ClientError;
 use crate::proxy::pool::{Lent, Pool};
 use crate::proxy::server::Server;
-use crate::proxy::server::prefix::{self, Change};
 
 /// How often a request looks whether there is a primary by now.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
@@ -100,21 +98,13 @@ impl Session {
         };
         self.deadlines.query_wait = 0;
         self.arm_if_any();
-        let (pool, mut server) = lent;
+        let (pool, server) = lent;
         self.handle.working_on(&server.identity);
-        let change = Change::needed(&server, self.handle.id, &self.wants);
-        let prefix = (change != Change::None).then(|| {
-            let mut prefix = buffer::lend_growing();
-            let written = prefix::write(&mut server, &mut prefix, change, &self.wants);
-            written.map(|()| prefix)
-        });
         let mut loan = Loan::new(server, pool, std::rc::Rc::clone(&self.worker));
-        loan.prefix = match prefix {
-            Some(Ok(prefix)) => Some(prefix),
-            Some(Err(_)) => return Err(ClientError::Internal("a server was lent in the middle of a COPY").into()),
-            None => None,
-        };
-        Ok(loan)
+        let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
+        let written = self.write_prefix(&mut loan, &mut server);
+        loan.server = Some(server);
+        written.map(|()| loan)
     }
 
     /// Asks a server whether it is still there. A client that waits for the answer may stop waiting as any other.

@@ -11,6 +11,7 @@ use super::{Loan, Session};
 use crate::protocol::messages;
 use crate::proxy::error::ClientError;
 use crate::proxy::server::Server;
+use crate::sql::effects::Effects;
 
 impl Session {
     /// A loan has ended otherwise than by giving the server back.
@@ -32,7 +33,14 @@ impl Session {
             // half a message has been sent; or nothing can be
             return pool.discard(&worker, server);
         }
-        let discard = self.is_session_mode();
+        let effects = loan.pins() | loan.trail.effects();
+        if effects.any(Effects::LASTING | Effects::SLOTS) {
+            return pool.discard(&worker, server);
+        }
+        let discard = self.is_session_mode() || effects.any(Effects::PINNING | Effects::HIDES);
+        if effects.any(Effects::SETS) {
+            server.dirty = Some(self.handle.id);
+        }
         std::rc::Rc::clone(&worker).see_through(async move {
             let shared = Arc::clone(&worker.shared);
             let recovered = tokio::time::timeout(pool.cancel_wait(), server.recover(discard, &shared.reported)).await;
@@ -68,7 +76,7 @@ impl Session {
         if half_told {
             return Err(End::Gone); // nothing can follow half a message
         }
-        if self.is_session_mode() {
+        if self.depends_on(loan) {
             let error = match &loan.fatal {
                 Some(fields) => ClientError::ServerRefused(fields.clone()),
                 None => ClientError::SessionLost,

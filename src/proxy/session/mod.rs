@@ -6,6 +6,7 @@
 //! - [`request`]: a client's messages on their way to a server, [`naming`]: those that name a prepared statement
 //! - [`deadlines`]: when its patience ends
 //! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
+//! - [`notice`], [`trail`], [`settle`]: what its statements may leave on a server, and what becomes of that
 //! - [`lost`]: what a client is told in a transaction whose server went away
 
 pub mod borrow;
@@ -14,11 +15,14 @@ pub mod ending;
 pub mod inbox;
 pub mod lost;
 pub mod naming;
+pub mod notice;
 pub mod outbox;
 pub mod request;
 pub mod run;
 pub mod settings;
+pub mod settle;
 pub mod statements;
+pub mod trail;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use self::lost::LostBlock;
 use self::outbox::Outbox;
 use self::settings::{Reported, Settings};
 use self::statements::ClientStatements;
+use self::trail::Trail;
 use super::client::ClientHandle;
 use super::error::ClientError;
 use super::handshake::Presence;
@@ -37,6 +42,7 @@ use super::server::Server;
 use super::worker::Worker;
 use crate::config::Profile;
 use crate::net::stream::{Socket, Stream};
+use crate::sql::effects::Effects;
 
 /// Which pool a session belongs to, and by which configuration and topology that was decided.
 #[derive(Debug)]
@@ -65,6 +71,10 @@ pub struct Session {
     member: Membership,
     /// What it has set.
     pub(super) wants: Arc<Settings>,
+    /// What its startup packet has set: what `RESET` goes back to.
+    startup: Arc<Settings>,
+    /// The process id of the server on which it last moved a sequence.
+    sequence_on: Option<i32>,
     /// What it has been told of its server.
     pub(super) told: Arc<Reported>,
     pub(super) names: ClientStatements,
@@ -103,7 +113,9 @@ impl Session {
             handle: Arc::clone(handle),
             worker: Rc::clone(worker),
             member,
+            startup: Arc::clone(&wants),
             wants,
+            sequence_on: None,
             told,
             names: ClientStatements::default(),
             inbox: Inbox::default(),
@@ -175,6 +187,10 @@ pub struct Loan {
     pub(super) expiry_underway: bool,
     /// The client's next message ends the session; what it has asked before is answered first.
     pub(super) ending: Option<run::End>,
+    /// What the client's statements may have left since the server last was looked after.
+    pub(super) trail: Trail,
+    /// State that keeps the server with the client.
+    pins: Effects,
 }
 
 impl Loan {
@@ -198,12 +214,37 @@ impl Loan {
             query_expired: false,
             expiry_underway: false,
             ending: None,
+            trail: Trail::default(),
+            pins: Effects::NONE,
         }
+    }
+
+    /// State that keeps the server with the client.
+    pub(super) const fn pins(&self) -> Effects {
+        self.pins
+    }
+
+    pub(super) fn set_pins(&mut self, pins: Effects) {
+        if pins != self.pins {
+            self.pool.count_pins(self.pins, pins);
+            self.pins = pins;
+        }
+    }
+
+    /// Whether notifications may be the client's.
+    pub(super) const fn listens(&self) -> bool {
+        self.pins.or(self.trail.effects()).any(Effects::LISTENS.or(Effects::HIDES))
+    }
+
+    /// Whether the server may hold statements that the client has prepared in SQL.
+    pub(super) const fn may_have_prepared(&self) -> bool {
+        self.pins.or(self.trail.effects()).any(Effects::PREPARES.or(Effects::HIDES))
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
+        self.set_pins(Effects::NONE);
         if let Some(server) = self.server.take()
             && tokio::runtime::Handle::try_current().is_ok()
         {

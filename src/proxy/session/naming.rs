@@ -21,6 +21,8 @@ use crate::protocol::pipeline::{InCopy, Local, Owed, Reply};
 use crate::proxy::error::ClientError;
 use crate::proxy::server::Server;
 use crate::proxy::statements::Statement;
+use crate::sql::deallocate::Deallocate;
+use crate::sql::effects::Effects;
 use crate::sql::opening::Opening;
 
 /// A name no statement can have on a server: howdah makes the names there.
@@ -31,6 +33,7 @@ impl Session {
         &mut self,
         body: &[u8],
         total: usize,
+        loan: &mut Loan,
         server: &mut Server,
         out: &mut Outgoing<'_>,
         at: usize,
@@ -43,6 +46,7 @@ impl Session {
         if !whole {
             if name.is_empty() {
                 // too large to keep: it lives on this server, as long as nobody replaces it
+                loan.trail.note(Effects::HIDES, b"", b"");
                 let serial = self.names.change_unnamed(Unnamed::OnServer);
                 server.pipeline.push(Owed::Parse { id: 0, serial, reply: Reply::Forward })?;
                 server.unnamed = None;
@@ -154,6 +158,9 @@ impl Session {
             Use::Unnamed(statement) => {
                 loan.copy_bound |= statement.opening == Opening::Copy;
                 loan.commits |= may_commit(statement.opening, &statement.definition);
+                if let Err(error) = self.notice(statement.effects, statement.sql(), body, loan, server) {
+                    return fail(server, out, at, error, total).map_err(in_copy);
+                }
                 self.ensure_unnamed(&statement, server, out, at).map_err(in_copy)?;
                 server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
                 return Ok(Way::AsIs);
@@ -163,8 +170,19 @@ impl Session {
                 server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
                 return Ok(Way::AsIs);
             }
+            Use::Missing if loan.may_have_prepared() => {
+                loan.commits = true;
+                if let Err(error) = self.notice(Effects::HIDES, b"", body, loan, server) {
+                    return fail(server, out, at, error, total).map_err(in_copy);
+                }
+                server.pipeline.push(Owed::Bind(Reply::Forward)).map_err(in_copy)?;
+                return Ok(Way::AsIs);
+            }
             Use::Missing => return fail(server, out, at, missing(name), total).map_err(in_copy),
         };
+        if let Err(error) = self.notice(statement.effects, statement.sql(), body, loan, server) {
+            return fail(server, out, at, error, total).map_err(in_copy);
+        }
         loan.copy_bound |= statement.opening == Opening::Copy;
         loan.commits |= may_commit(statement.opening, &statement.definition);
         let made = out.at(at);
@@ -180,6 +198,7 @@ impl Session {
     pub(super) fn describe(
         &mut self,
         body: &[u8],
+        loan: &Loan,
         server: &mut Server,
         out: &mut Outgoing<'_>,
         at: usize,
@@ -210,6 +229,10 @@ impl Session {
                 server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
                 Ok(Way::AsIs)
             }
+            Use::Missing if loan.may_have_prepared() => {
+                server.pipeline.push(Owed::DescribeStatement).map_err(in_copy)?;
+                Ok(Way::AsIs)
+            }
             Use::Missing => fail(server, out, at, missing(name), total).map_err(in_copy),
         }
     }
@@ -225,6 +248,30 @@ impl Session {
         Ok(Way::Nowhere)
     }
 
+    /// `DEALLOCATE` and `DISCARD` as a simple query. What was prepared by the protocol stays on the server, for others: the
+    /// name is the client's alone.
+    pub(super) fn deallocate(
+        &mut self,
+        sql: &[u8],
+        total: usize,
+        server: &mut Server,
+        out: &mut Outgoing<'_>,
+        at: usize,
+    ) -> Result<Way, InCopy> {
+        match Deallocate::of(sql) {
+            Some(Deallocate::Name(name)) if self.names.named(&name).is_some() => {
+                let serial = self.names.remove(&name);
+                server.pipeline.push(Owed::QueryAs { tag: "DEALLOCATE", serial })?;
+                messages::query(out.at(at), HARMLESS);
+                return Ok(Way::Replaced(total));
+            }
+            Some(Deallocate::Name(_)) => {}
+            _ => server.prepared.distrust(),
+        }
+        server.pipeline.push(Owed::Query(Reply::Forward))?;
+        Ok(Way::AsIs)
+    }
+
     fn statement(&self, name: &[u8]) -> Use {
         if !name.is_empty() {
             return self.names.named(name).map_or(Use::Missing, |statement| Use::Shared(Arc::clone(statement)));
@@ -237,6 +284,9 @@ impl Session {
         }
     }
 }
+
+/// A statement that does nothing, and fails where any other would: in a failed block.
+const HARMLESS: &[u8] = b"UNLISTEN howdah_none";
 
 /// What a client's name means for the server.
 enum Use {
@@ -258,7 +308,7 @@ fn missing(name: &[u8]) -> ClientError {
 }
 
 /// Makes the server fail here, so that what it has begun fails with it, and puts `error` in the place of its own.
-fn fail(
+pub(super) fn fail(
     server: &mut Server,
     out: &mut Outgoing<'_>,
     at: usize,
@@ -267,6 +317,21 @@ fn fail(
 ) -> Result<Way, InCopy> {
     server.pipeline.push(Owed::FailAs(error.message()))?;
     messages::bind(out.at(at), NO_STATEMENT, &[]);
+    Ok(Way::Replaced(total))
+}
+
+/// The same in the place of a simple query.
+pub(super) fn refuse_query(
+    server: &mut Server,
+    out: &mut Outgoing<'_>,
+    at: usize,
+    error: ClientError,
+    total: usize,
+) -> Result<Way, InCopy> {
+    fail(server, out, at, error, total)?;
+    server.pipeline.push(Owed::Sync(Reply::Forward))?;
+    server.prepared.next_batch();
+    out.at(at).extend_from_slice(&messages::SYNC);
     Ok(Way::Replaced(total))
 }
 

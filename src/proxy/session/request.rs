@@ -7,6 +7,8 @@
 use std::task::{Context, Poll};
 
 use super::inbox::{HOLD_MAX, Inbox};
+use super::naming::{fail, refuse_query};
+use super::notice::effects_of_call;
 use super::run::End;
 use super::statements::Unnamed;
 use super::{Loan, Session};
@@ -17,6 +19,7 @@ use crate::protocol::messages;
 use crate::protocol::pipeline::{InCopy, Local, Owed, Reply};
 use crate::proxy::error::ClientError;
 use crate::proxy::server::Server;
+use crate::sql::effects::Effects;
 use crate::sql::opening::Opening;
 
 /// Replies a client may be owed before more is read from it.
@@ -246,25 +249,35 @@ impl Session {
         let pipeline = &mut server.pipeline;
         match tag {
             b'Q' => {
-                pipeline.push(Owed::Query(Reply::Forward)).map_err(in_copy)?;
+                let whole = HEADER_LEN + body.len() == total;
+                let effects = if whole { Effects::of(body) } else { Effects::HIDES };
+                if let Err(error) = self.notice(effects, body, b"", loan, server) {
+                    return refuse_query(server, out, at, error, total).map_err(in_copy);
+                }
                 let opening = Opening::of(body);
                 loan.commits |= may_commit(opening, body);
-                if opening == Opening::Discards {
-                    server.prepared.distrust();
-                }
                 server.unnamed = None;
                 self.names.set_unnamed(Unnamed::None);
+                if opening == Opening::Discards && renames {
+                    return self.deallocate(body, total, server, out, at).map_err(in_copy);
+                }
+                server.pipeline.push(Owed::Query(Reply::Forward)).map_err(in_copy)?;
                 Ok(Way::AsIs)
             }
-            b'P' if renames => self.parse(body, total, server, out, at).map_err(in_copy),
+            b'P' if renames => self.parse(body, total, loan, server, out, at).map_err(in_copy),
             b'B' if renames => self.bind(body, total, loan, server, out, at),
-            b'D' if renames && body.first() == Some(&b'S') => self.describe(body, server, out, at),
+            b'D' if renames && body.first() == Some(&b'S') => self.describe(body, loan, server, out, at),
             b'C' if renames && body.first() == Some(&b'S') => self.close(body, server).map_err(in_copy),
             b'P' => {
-                pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward }).map_err(in_copy)?;
                 loan.commits = true; // statements are not followed here: any may commit
                 let sql = split_cstr(body).map_or(body, |(_, sql)| sql);
+                let whole = HEADER_LEN + body.len() == total;
+                let effects = if whole { Effects::of(sql) } else { Effects::HIDES };
+                if let Err(error) = self.notice(effects, sql, b"", loan, server) {
+                    return fail(server, out, at, error, total).map_err(in_copy);
+                }
                 loan.copy_bound |= Opening::of(sql) == Opening::Copy;
+                server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Forward }).map_err(in_copy)?;
                 Ok(Way::AsIs)
             }
             b'B' => {
@@ -298,7 +311,11 @@ impl Session {
             }
             b'H' => Ok(Way::AsIs),
             b'F' => {
-                pipeline.push(Owed::Function).map_err(in_copy)?;
+                loan.commits = true;
+                if let Err(error) = self.notice(effects_of_call(body), b"", body, loan, server) {
+                    return refuse_query(server, out, at, error, total).map_err(in_copy);
+                }
+                server.pipeline.push(Owed::Function).map_err(in_copy)?;
                 Ok(Way::AsIs)
             }
             // late data of a COPY that has failed: the server would ignore it too

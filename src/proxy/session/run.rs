@@ -87,7 +87,22 @@ impl Session {
             Err(end) => return Err(end),
         };
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
-        let relayed = poll_fn(|cx| self.poll_relay(&mut loan, &mut server, cx)).await;
+        let relayed = loop {
+            let relayed = poll_fn(|cx| self.poll_relay(&mut loan, &mut server, cx)).await;
+            if relayed.is_err() || loan.trail.is_quiet(loan.pins()) {
+                break relayed;
+            }
+            self.handle.not_working();
+            match self.settle(&mut loan, &mut server).await {
+                Ok(true) => self.handle.working_on(&server.identity), // pinned: the same server goes on
+                Ok(false) => break Ok(()),
+                Err(end) => {
+                    // what the client has set is not known any more
+                    self.session_lost = Some(ClientError::SessionLost);
+                    break Err(end);
+                }
+            }
+        };
         self.handle.not_working();
         self.quiet_deadlines();
         self.names.leave_server();
@@ -268,8 +283,16 @@ impl Session {
         self.member.profile.mode == PoolMode::Statement
     }
 
-    /// Whether the server may go back although the session goes on.
+    /// Whether the server may go back although the session goes on, or has to be looked after.
     pub(in crate::proxy) fn may_release(&self, loan: &Loan) -> bool {
-        !self.is_session_mode() && self.message_left == 0 && loan.prefix.is_none() && !loan.repair_due
+        (!self.depends_on(loan) || !loan.trail.is_quiet(loan.pins()))
+            && self.message_left == 0
+            && loan.prefix.is_none()
+            && !loan.repair_due
+    }
+
+    /// Whether the session would not survive the loss of its server.
+    pub(in crate::proxy) fn depends_on(&self, loan: &Loan) -> bool {
+        self.is_session_mode() || !loan.pins().is_empty()
     }
 }

@@ -53,17 +53,43 @@ impl Settings {
         insert(&mut self.0, &name.to_ascii_lowercase(), value);
     }
 
+    /// Without `name`, given in lower case.
+    pub fn remove(&mut self, name: &[u8]) {
+        self.0.retain(|(known, _)| known.as_ref() != name);
+    }
+
+    /// Whether all it sets is also set by `other`, to whatever value. A role never is: what may be set depends on it.
+    #[must_use]
+    pub fn names_within(&self, other: &Self) -> bool {
+        let is_role = |name: &[u8]| matches!(name, b"session_authorization" | b"role");
+        self.0.iter().all(|(name, _)| !is_role(name) && other.value(name).is_some())
+    }
+
     /// The value of `name`, given in lower case.
     #[must_use]
     pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
         value(&self.0, name)
     }
 
-    /// Names and values; the client's encoding first, as the others' values are read in it.
+    /// Names and values in the order they are to be set: the client's encoding first, as the others' values are read in
+    /// it; who it wants to be last, as that one may not be allowed to set the others.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let rank = |name: &[u8]| match name {
+            b"client_encoding" => 0,
+            b"session_authorization" => 2,
+            b"role" => 3,
+            _ => 1,
+        };
         let pairs = || self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
-        let encoding = |name: &[u8]| name == b"client_encoding";
-        pairs().filter(move |(name, _)| encoding(name)).chain(pairs().filter(move |(name, _)| !encoding(name)))
+        (0..4).flat_map(move |turn| pairs().filter(move |(name, _)| rank(name) == turn))
+    }
+
+    /// Those of `self`, and those of `over` in their place.
+    #[must_use]
+    pub fn overlaid(&self, over: &Self) -> Self {
+        let mut settings = self.clone();
+        over.0.iter().for_each(|(name, value)| insert(&mut settings.0, name, value));
+        settings
     }
 
     /// How many there are.
@@ -188,11 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn the_encoding_comes_first() {
+    fn the_encoding_comes_first_and_the_role_last() {
         let mut settings = Settings::default();
-        settings.set(b"application_name", b"x");
-        settings.set(b"client_encoding", b"LATIN1");
-        assert_eq!(settings.iter().next().map(|(name, _)| name), Some(b"client_encoding" as &[u8]));
+        let names: [&[u8]; 5] = [b"client_encoding", b"app.a", b"work_mem", b"session_authorization", b"role"];
+        names.iter().rev().for_each(|name| settings.set(name, b"x"));
+        assert!(settings.iter().map(|(name, _)| name).eq(names));
     }
 
     #[test]

@@ -1,0 +1,89 @@
+//! What a statement that is about to be sent may leave behind on its server, and whether it may be sent there at all.
+//!
+//! Most leave nothing, and cost a count. Not here: what is done about it afterwards (`settle.rs`).
+
+use super::{Loan, Session};
+use crate::config::Pins;
+use crate::proxy::error::ClientError;
+use crate::proxy::server::Server;
+use crate::sql::effects::Effects;
+
+/// Functions that the fast path is used for by libpq, all of them about large objects: `lo_open` and its kin, `loread`,
+/// `lowrite` (`pg_proc.dat`).
+const HARMLESS_FUNCTIONS: [u32; 13] = [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004];
+/// The same with 64-bit offsets, and `lo_from_bytea`, `lo_put`.
+const HARMLESS_FUNCTIONS_64: std::ops::RangeInclusive<u32> = 3170..=3172;
+
+impl Session {
+    /// Notes that a text with these `effects` is about to be sent. `hints` is where else names of settings may stand.
+    ///
+    /// # Errors
+    /// Why it must not be sent: [`ClientError::PinsForbidden`], [`ClientError::SequenceElsewhere`].
+    pub(super) fn notice(
+        &mut self,
+        effects: Effects,
+        sql: &[u8],
+        hints: &[u8],
+        loan: &mut Loan,
+        server: &mut Server,
+    ) -> Result<(), ClientError> {
+        loan.trail.step();
+        if effects.is_empty() {
+            return Ok(());
+        }
+        if self.is_session_mode() {
+            // the server is the client's own, but its defaults are not
+            if effects.any(Effects::RESETS) && !self.startup.is_empty() {
+                loan.trail.note(effects.and(Effects::SETS | Effects::RESETS), sql, hints);
+            }
+            return Ok(());
+        }
+        self.notice_effects(effects, sql, hints, loan, server)
+    }
+
+    fn notice_effects(
+        &mut self,
+        mut effects: Effects,
+        sql: &[u8],
+        hints: &[u8],
+        loan: &mut Loan,
+        server: &mut Server,
+    ) -> Result<(), ClientError> {
+        let here = (Some(self.handle.id), Some(server.identity.pid));
+        if effects.any(Effects::READS_SEQUENCE) {
+            loan.pool.sequence_is_read();
+            let own = (server.sequence_of, self.sequence_on) == here;
+            let others = server.sequence_of.is_some() || self.sequence_on.is_some();
+            if !own && others && !effects.any(Effects::MOVES_SEQUENCE) {
+                return Err(ClientError::SequenceElsewhere);
+            }
+        }
+        if effects.any(Effects::MOVES_SEQUENCE) {
+            (server.sequence_of, self.sequence_on) = here;
+        }
+        if effects.any(Effects::CREATES) && self.creates_temporary() {
+            effects |= Effects::TEMPORARY;
+        }
+        let pinning = effects.and(Effects::PINNING.without(Effects::MOVES_SEQUENCE));
+        if !pinning.is_empty() && self.member.profile.pins == Pins::Forbid {
+            let reason = Effects::PINS.iter().find(|(pin, _)| pinning.any(*pin)).map_or("", |(_, reason)| reason);
+            return Err(ClientError::PinsForbidden(reason));
+        }
+        loan.trail.note(effects, sql, hints);
+        Ok(())
+    }
+
+    /// Whether what is created without a schema becomes temporary.
+    fn creates_temporary(&self) -> bool {
+        let path = self.wants.value(b"search_path");
+        path.is_some_and(|path| memchr::memmem::find(path, b"pg_temp").is_some())
+    }
+}
+
+/// What a call on the fast path may leave behind. The function is known by its number only.
+pub(super) fn effects_of_call(body: &[u8]) -> Effects {
+    let function = body.first_chunk().map(|oid| u32::from_be_bytes(*oid));
+    let harmless =
+        function.is_some_and(|oid| HARMLESS_FUNCTIONS.contains(&oid) || HARMLESS_FUNCTIONS_64.contains(&oid));
+    if harmless { Effects::NONE } else { Effects::HIDES }
+}
