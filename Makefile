@@ -2,6 +2,7 @@
 
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 60
+CONFORMANCE_ARGS ?=
 STRESS_SECONDS ?= 300
 CARGO ?= cargo
 
@@ -21,7 +22,8 @@ help:
 	@echo '  make docs         writes docs/configuration.md and config/howdah.reference.toml from src/config'
 	@echo '  make bench        howdah and PgBouncer side by side'
 	@echo '  make fuzz         each fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS))'
-	@echo "  make conformance  PostgreSQL's own regression tests through howdah (not there yet)"
+	@echo "  make conformance  PostgreSQL's own tests directly and through howdah, in session and in transaction mode"
+	@echo "                    CONFORMANCE_ARGS='--mode transaction --only \"guc temp\"' goes to scripts/conformance"
 
 build:
 	@scripts/need rust
@@ -63,6 +65,4 @@ fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS)
 
 conformance:
-	@echo "make conformance: PostgreSQL's regression tests need session state (SET, temporary tables, LISTEN) to follow its" >&2
-	@echo "client from server to server, which howdah does not do yet. They arrive together with it." >&2
-	@exit 1
+	@scripts/conformance $(CONFORMANCE_ARGS)
