@@ -189,12 +189,14 @@ fn start(suite: Suite) -> Cluster {
     cluster
 }
 
-/// howdah in front of it, with room for the twenty tests that run at once and their many users.
+/// howdah in front of it, with room for the twenty tests that run at once and their many users. In session mode no server
+/// is lent twice: two tests see whether theirs has been used before (docs/conformance.md).
 fn howdah(cluster: &Cluster, mode: Mode) -> Howdah {
+    let lifetime = if mode == Mode::Session { "1ms" } else { "1h" };
     let extra = format!(
         "[auth]\nmethod = \"trust\"\n\
          [pool]\nmode = \"{mode}\"\nsize = 60\n\
-         [timeouts]\nserver_idle = \"2s\"\n\
+         [timeouts]\nserver_idle = \"2s\"\nserver_lifetime = \"{lifetime}\"\n\
          [log]\nconnections = false\n"
     );
     Howdah::before(cluster.nodes(), &extra)
