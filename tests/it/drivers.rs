@@ -17,7 +17,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::support::{Howdah, SOON, Tenant, binary, connection_count, eventually, poll, shared};
+use crate::support::{Howdah, SOON, Tenant, connection_count, driver, eventually, poll, shared};
 
 /// Fewer servers than any of the drivers' pools has connections.
 const POOL: &str = "[pool]\nsize = 3\n";
@@ -83,20 +83,12 @@ fn finish(mut command: Command, input: &str) -> Result<String, String> {
     }
 }
 
-/// A path that `scripts/drivers` makes; fails with what is missing and how to get it.
-fn driver(path: &str, what: &str) -> PathBuf {
-    let target = binary().ancestors().nth(2).unwrap();
-    let made = target.join("drivers").join(path);
-    assert!(made.exists(), "{what} is missing ({}): run scripts/drivers, or make test", made.display());
-    made
-}
-
 /// A script under tests/drivers.
 fn script(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(path)
 }
 
-fn python(checks: &str, package: &str) -> Command {
+pub fn python(checks: &str, package: &str) -> Command {
     let made = driver("python", &format!("the Python package {package}"));
     let mut packages = std::fs::read_dir(made.join("lib")).unwrap();
     let packages = packages.next().unwrap().unwrap().path().join("site-packages").join(package);

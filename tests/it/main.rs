@@ -10,6 +10,7 @@ mod cancel;
 mod copy;
 mod demo;
 mod drivers;
+mod eighteen;
 mod fake;
 mod foreign;
 mod harness;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::fake::{self, FakeNode};
 use crate::support::wire::{self, Client};
-use crate::support::{Cluster, Howdah, SOON, StopMode, Tenant, eventually, shared};
+use crate::support::{Howdah, SOON, StopMode, Tenant, builder, eventually, shared};
 
 /// Ends a server process, and waits until howdah can have seen it.
 fn terminate(pid: &str) {
@@ -234,7 +234,7 @@ fn a_session_that_depends_on_its_server_ends_with_it() {
 
 #[test]
 fn clients_stay_while_postgresql_is_down_and_go_on_when_it_is_back() {
-    let cluster = Cluster::builder().start().unwrap_or_else(|error| panic!("{error}"));
+    let cluster = builder().start().unwrap_or_else(|error| panic!("{error}"));
     let primary = cluster.primary();
     let tenant = Tenant::on(primary);
     let howdah = Howdah::before(cluster.nodes(), "[timeouts]\nquery_wait = \"20s\"\n");
@@ -270,7 +270,7 @@ fn clients_stay_while_postgresql_is_down_and_go_on_when_it_is_back() {
 
 #[test]
 fn without_a_primary_a_statement_is_refused_at_query_wait_and_the_session_goes_on() {
-    let cluster = Cluster::builder().start().unwrap_or_else(|error| panic!("{error}"));
+    let cluster = builder().start().unwrap_or_else(|error| panic!("{error}"));
     let tenant = Tenant::on(cluster.primary());
     let howdah = Howdah::before(cluster.nodes(), "[timeouts]\nquery_wait = \"400ms\"\n");
     let mut client = howdah.login(&tenant);

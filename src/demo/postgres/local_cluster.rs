@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -38,6 +38,7 @@ pub struct Builder {
     superuser: String,
     password: String,
     prefix: String,
+    server: Option<PathBuf>,
     watch: Watch,
     progress: Progress,
 }
@@ -92,6 +93,13 @@ impl Builder {
         self
     }
 
+    /// Another PostgreSQL than the installed one: the directory that holds its `bin`, `lib` and `share`.
+    #[must_use]
+    pub fn server(mut self, directory: &Path) -> Self {
+        self.server = Some(directory.to_owned());
+        self
+    }
+
     /// Called with each step as it begins.
     #[must_use]
     pub fn progress(mut self, tell: impl FnMut(&str) + Send + 'static) -> Self {
@@ -111,9 +119,12 @@ impl Builder {
     /// # Errors
     /// Whatever went wrong, with the end of the log that explains it. Nothing is left behind.
     pub fn start(mut self) -> Result<LocalCluster, LocalError> {
-        let binaries = Binaries::find()?;
         let scratch = Scratch::new(&self.prefix).map_err(io_error("make a temporary directory"))?;
         let root = scratch.path().to_owned();
+        let binaries = match &self.server {
+            Some(directory) => Binaries::copied(directory, &root.join("pg"))?,
+            None => Binaries::find()?,
+        };
         let sockets = root.join("s");
         fs::DirBuilder::new()
             .mode(0o700) // whoever reaches a socket is trusted
@@ -164,6 +175,7 @@ impl LocalCluster {
             superuser: "postgres".to_owned(),
             password: "postgres-secret".to_owned(),
             prefix: "howdah".to_owned(),
+            server: None,
             watch: Watch::default(),
             progress: Box::new(|_| {}),
         }
