@@ -1,0 +1,198 @@
+//! Which names in a database may hide a change of session state from whoever reads statements only: functions, triggers,
+//! views, defaults, checks and the like that set, lock, listen, or run what they are given.
+//!
+//! One [`HiddenView`] per cluster and database, read without a lock by all workers and kept true by one task on the control
+//! thread (`reader`): every 30 s, and at once after a doubt. What is in it is a closure (`graph`) over what single sources
+//! and expressions do (`source`), asked in one exchange (`question`).
+//!
+//! What changes in a database behind howdah's back is found within 30 s; what passes by howdah is a [`HiddenView::doubt`].
+//!
+//! Invariant: a view that says [`Hidden::Known`] was asked for after the last doubt (`tests`).
+
+mod graph;
+mod names;
+mod question;
+mod reader;
+mod source;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+pub use names::Names;
+pub use reader::HiddenError;
+
+use self::reader::{Reader, Surroundings};
+use super::connection::WatchedCluster;
+use crate::topology::{Board, ClusterName};
+
+/// What may hide in one database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Hidden {
+    /// Anything: it has not been read, not since the last doubt, or cannot be.
+    #[default]
+    Unknown,
+    /// These names.
+    Known(Names),
+}
+
+/// One database's snapshot, shared by all that have a pool there. It is read for as long as somebody holds it.
+#[derive(Debug)]
+pub struct HiddenView {
+    cluster: ClusterName,
+    dbname: Box<str>,
+    hidden: ArcSwap<Hidden>,
+    /// How many there have been. Held while the snapshot changes.
+    doubts: Mutex<u64>,
+    wake: Arc<Notify>,
+    trouble: ArcSwap<Option<HiddenError>>,
+}
+
+impl HiddenView {
+    fn new(cluster: &str, dbname: &str) -> Self {
+        Self {
+            cluster: cluster.into(),
+            dbname: dbname.into(),
+            hidden: ArcSwap::default(),
+            doubts: Mutex::default(),
+            wake: Arc::default(),
+            trouble: ArcSwap::default(),
+        }
+    }
+
+    /// What is known now. Never waits.
+    #[must_use]
+    pub fn read(&self) -> Guard<Arc<Hidden>> {
+        self.hidden.load()
+    }
+
+    /// Something passed by that may have changed it: nothing is known from now on, until a read that begins later has
+    /// ended. To be called when the change can be seen by others, so after the statement's block; before that, and for
+    /// the one who made it, only the caller can know.
+    pub fn doubt(&self) {
+        let mut doubts = self.doubts.lock();
+        *doubts += 1;
+        self.hidden.store(Arc::default());
+        drop(doubts);
+        self.wake.notify_one();
+    }
+
+    /// What a read has to be as young as.
+    fn doubts(&self) -> u64 {
+        *self.doubts.lock()
+    }
+
+    /// Takes over what was read, unless it has been doubted since.
+    fn publish(&self, hidden: Hidden, asked_after: u64) {
+        let doubts = self.doubts.lock();
+        if *doubts == asked_after && **self.hidden.load() != hidden {
+            self.hidden.store(Arc::new(hidden));
+        }
+    }
+}
+
+impl Drop for HiddenView {
+    fn drop(&mut self) {
+        self.wake.notify_one(); // its reader has nothing left to do
+    }
+}
+
+type Views = HashMap<ClusterName, HashMap<Box<str>, Weak<HiddenView>>>;
+
+/// The views of all clusters' databases. Shared by all threads; the reading is done where it was started.
+#[derive(Debug)]
+pub struct HiddenCatalog {
+    views: Mutex<Views>,
+    surroundings: Arc<Surroundings>,
+    control: Handle,
+}
+
+impl HiddenCatalog {
+    /// Starts with no database. Must be called inside the tokio runtime that is to do the reading.
+    #[must_use]
+    pub fn start(clusters: Vec<WatchedCluster>, board: Arc<Board>) -> Arc<Self> {
+        let surroundings = Arc::new(Surroundings::new(clusters, board));
+        Arc::new(Self { views: Mutex::default(), surroundings, control: Handle::current() })
+    }
+
+    /// Asks these clusters from now on. What is known of one that is spoken to differently now is doubted.
+    pub fn replace(&self, clusters: Vec<WatchedCluster>) {
+        for name in self.surroundings.replace(clusters) {
+            let views = self.views.lock();
+            let doubted: Vec<_> =
+                views.get(&name).into_iter().flat_map(HashMap::values).filter_map(Weak::upgrade).collect();
+            drop(views);
+            doubted.iter().for_each(|view| view.doubt());
+        }
+    }
+
+    /// The view of a database, as the server calls it. Who asks first has it read; the last who lets go ends that.
+    #[must_use]
+    pub fn view(&self, cluster: &str, dbname: &str) -> Arc<HiddenView> {
+        let mut views = self.views.lock();
+        if let Some(view) = views.get(cluster).and_then(|databases| databases.get(dbname)).and_then(Weak::upgrade) {
+            return view;
+        }
+        let view = Arc::new(HiddenView::new(cluster, dbname));
+        let databases = views.entry(cluster.into()).or_default();
+        databases.retain(|_, view| view.strong_count() > 0);
+        databases.insert(dbname.into(), Arc::downgrade(&view));
+        self.control.spawn(Reader::of(&view, &self.surroundings).run());
+        view
+    }
+
+    /// One line for each database that cannot be looked into until a person does something, for `/status`.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let views = self.views.lock();
+        let views: Vec<_> = views.values().flat_map(HashMap::values).filter_map(Weak::upgrade).collect();
+        let line = |view: &Arc<HiddenView>| {
+            let trouble = view.trouble.load();
+            let error = trouble.as_ref().as_ref().filter(|error| error.needs_a_person())?;
+            Some(format!("cluster \"{}\": {error}", view.cluster))
+        };
+        let mut lines: Vec<String> = views.iter().filter_map(line).collect();
+        lines.sort();
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Hidden {
+        Hidden::Known(Names::default())
+    }
+
+    #[test]
+    fn what_was_read_before_a_doubt_is_not_believed() {
+        let view = HiddenView::new("main", "app");
+        assert_eq!(**view.read(), Hidden::Unknown);
+        view.publish(known(), view.doubts());
+        assert_eq!(**view.read(), known());
+        let asked_after = view.doubts();
+        view.doubt();
+        assert_eq!(**view.read(), Hidden::Unknown);
+        view.publish(known(), asked_after);
+        assert_eq!(**view.read(), Hidden::Unknown, "it was asked for before the doubt");
+        view.publish(known(), view.doubts());
+        assert_eq!(**view.read(), known());
+    }
+
+    #[tokio::test]
+    async fn a_database_has_one_view_while_somebody_holds_it() {
+        let catalog = HiddenCatalog::start(Vec::new(), Arc::new(Board::new()));
+        let view = catalog.view("main", "app");
+        assert!(Arc::ptr_eq(&view, &catalog.view("main", "app")));
+        assert!(
+            !Arc::ptr_eq(&view, &catalog.view("main", "other")) && !Arc::ptr_eq(&view, &catalog.view("other", "app"))
+        );
+        assert_eq!(**view.read(), Hidden::Unknown);
+        assert!(catalog.missing().is_empty());
+    }
+}
