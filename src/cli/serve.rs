@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload;
 
 use crate::admin::http::{HttpAddress, HttpListener, PoolRow, Sources};
-use crate::catalog::{Monitor, Verifiers, WatchedCluster, WatchedNode};
+use crate::catalog::{HiddenCatalog, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::{Watch, watch};
 use crate::config::{self, Config, LogFormat};
 use crate::proxy::accept::Door;
@@ -100,8 +100,9 @@ async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow:
     let board = Arc::new(Board::new());
     let clusters = watched(&running);
     let catalog = Verifiers::start(clusters.clone(), Arc::clone(&board));
+    let hidden = HiddenCatalog::start(clusters.clone(), Arc::clone(&board));
     let workers = config.limits.workers.count();
-    let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, workers));
+    let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, hidden, workers));
     let monitor = Arc::new(watch(clusters, Arc::clone(&board)));
     let shutting_down = Arc::new(AtomicBool::new(false));
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
@@ -199,6 +200,7 @@ fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, log_leve
             let _ = log_level.reload(filter(&running.config)); // fails only once the subscriber is gone
             let clusters = watched(&running);
             shared.catalog.replace(clusters.clone());
+            shared.hidden.replace(clusters.clone());
             monitor.replace(clusters);
             shared.reload(running);
             tracing::info!(config = %args.config.display(), "reloaded");
@@ -249,6 +251,7 @@ fn http_address(config: &Config) -> Option<HttpAddress> {
 
 fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<AtomicBool>) -> Sources {
     let (pools, clients, catalog) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(&shared.catalog));
+    let hidden = Arc::clone(&shared.hidden);
     let addresses = Arc::clone(monitor);
     let rows = move || {
         let row = |pool: &Arc<crate::proxy::pool::Pool>| {
@@ -273,7 +276,7 @@ fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<Atomi
         pools: Arc::new(rows),
         clients: Arc::new(move || usize::try_from(clients.census.clients()).unwrap_or(usize::MAX)),
         shutting_down: Arc::clone(shutting_down),
-        extra_missing: Arc::new(move || catalog.missing()),
+        extra_missing: Arc::new(move || [catalog.missing(), hidden.missing()].concat()),
         address: Arc::new(move |cluster, node| addresses.address(cluster, node)),
     }
 }

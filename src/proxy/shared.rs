@@ -19,6 +19,7 @@ use super::server::Endpoint;
 use super::server::connect::{ServerCredential, ServerPassword};
 use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
+use crate::catalog::HiddenCatalog;
 use crate::catalog::verifiers::{RoleSecret, Verifiers};
 use crate::config::TlsMode;
 use crate::config::{Config, Credential, Profile};
@@ -141,6 +142,8 @@ pub struct Shared {
     pub board: Arc<Board>,
     /// What the clusters say of passwords.
     pub catalog: Arc<Verifiers>,
+    /// What hides in their databases.
+    pub hidden: Arc<HiddenCatalog>,
     /// All pools.
     pub pools: Pools,
     /// Who is connected.
@@ -168,13 +171,20 @@ pub struct Shared {
 impl Shared {
     /// Everything empty.
     #[must_use]
-    pub fn new(running: Running, board: Arc<Board>, catalog: Arc<Verifiers>, workers: usize) -> Self {
+    pub fn new(
+        running: Running,
+        board: Arc<Board>,
+        catalog: Arc<Verifiers>,
+        hidden: Arc<HiddenCatalog>,
+        workers: usize,
+    ) -> Self {
         let settings = Interner::default();
         Self {
             running: ArcSwap::from_pointee(running),
             generation: AtomicU64::new(1),
             board,
             catalog,
+            hidden,
             pools: Pools::new(workers),
             census: Census::default(),
             cancels: Cancels::default(),
@@ -206,7 +216,7 @@ impl Shared {
     pub fn reload(&self, running: Running) {
         self.running.store(Arc::new(running));
         let running = self.running.load();
-        self.pools.reload(&running);
+        self.pools.reload(&running, &self.hidden);
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -287,7 +297,7 @@ impl Shared {
             database: Arc::clone(database),
             user: Arc::clone(user),
         };
-        Ok(self.pools.pool(key, profile, endpoint))
+        Ok(self.pools.pool(key, profile, endpoint, &self.hidden))
     }
 
     /// Takes pools out of use that no session would be sent to now, and forgets those that are empty.
@@ -324,7 +334,13 @@ impl Pools {
     }
 
     /// The pool for `key`, made if it is the first time.
-    fn pool(&self, key: PoolKey, profile: &Profile, endpoint: &Arc<Endpoint>) -> Arc<Pool> {
+    fn pool(
+        &self,
+        key: PoolKey,
+        profile: &Profile,
+        endpoint: &Arc<Endpoint>,
+        hidden: &Arc<HiddenCatalog>,
+    ) -> Arc<Pool> {
         let mut by_key = self.by_key.lock();
         if let Some(pool) = by_key.get(&key) {
             pool.set_retired(false);
@@ -339,7 +355,8 @@ impl Pools {
             user: budget(&self.users, &key.user, profile.user_server_max),
         };
         let workers = self.workers.load(Ordering::Relaxed);
-        let pool = Pool::new(key.clone(), PoolSettings::from(profile), Arc::clone(endpoint), budgets, workers);
+        let hidden = hidden.view(&key.cluster, &profile.dbname);
+        let pool = Pool::new(key.clone(), PoolSettings::from(profile), Arc::clone(endpoint), hidden, budgets, workers);
         let pool = Arc::new(pool);
         by_key.insert(key, Arc::clone(&pool));
         pool
@@ -351,7 +368,7 @@ impl Pools {
         self.by_key.lock().values().cloned().collect()
     }
 
-    fn reload(&self, running: &Running) {
+    fn reload(&self, running: &Running, hidden: &Arc<HiddenCatalog>) {
         for pool in self.all() {
             let key = &pool.key;
             let endpoint = running.endpoints.get(&(Arc::clone(&key.cluster), Arc::clone(&key.node)));
@@ -360,7 +377,8 @@ impl Pools {
                 (Some(profile), Some(endpoint)) if profile.cluster == key.cluster => {
                     pool.budgets().database.set_max(profile.database_server_max);
                     pool.budgets().user.set_max(profile.user_server_max);
-                    pool.reload(PoolSettings::from(&profile), Arc::clone(endpoint));
+                    let hidden = hidden.view(&key.cluster, &profile.dbname);
+                    pool.reload(PoolSettings::from(&profile), Arc::clone(endpoint), hidden);
                 }
                 _ => pool.set_retired(true),
             }

@@ -40,7 +40,7 @@ fn passwords<'a>(tenant: &Tenant, users: impl IntoIterator<Item = &'a String>) -
 fn most_connections(filter: &str, during: impl FnOnce()) -> u64 {
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE {filter} AND backend_type = 'client backend'
-         AND application_name <> 'howdah local'"
+         AND application_name NOT IN ('howdah local', 'howdah hidden')"
     );
     let (done, most) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {

@@ -132,7 +132,8 @@ impl Tenant {
 pub fn connection_count(node: &Node, database: &str) -> u64 {
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity
-         WHERE datname = '{database}' AND backend_type = 'client backend' AND application_name <> 'howdah local'"
+         WHERE datname = '{database}' AND backend_type = 'client backend'
+         AND application_name NOT IN ('howdah local', 'howdah hidden')"
     );
     node.sql(&sql).unwrap().cell().unwrap().parse().unwrap()
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 
 use self::accounting::{Accounting, Checkout, Counts, Release, Ticket};
@@ -25,6 +25,7 @@ use super::server::connect::{self, DialError};
 use super::server::{Endpoint, Server};
 use super::session::settings::Reported;
 use super::worker::Worker;
+use crate::catalog::HiddenView;
 use crate::config::Profile;
 use crate::protocol::messages;
 use crate::sql::effects::Effects;
@@ -90,6 +91,7 @@ pub struct Pool {
     pub key: PoolKey,
     settings: ArcSwap<PoolSettings>,
     endpoint: ArcSwap<Endpoint>,
+    hidden: ArcSwap<HiddenView>,
     budgets: Budgets,
     books: Mutex<Accounting<Box<Server>, Arc<ClientHandle>>>,
     /// What a server of this pool reports at login.
@@ -122,6 +124,7 @@ impl Pool {
         key: PoolKey,
         settings: PoolSettings,
         endpoint: Arc<Endpoint>,
+        hidden: Arc<HiddenView>,
         budgets: Budgets,
         workers: usize,
     ) -> Self {
@@ -130,6 +133,7 @@ impl Pool {
             books: Mutex::new(Accounting::new(settings.size, workers)),
             settings: ArcSwap::from_pointee(settings),
             endpoint: ArcSwap::new(endpoint),
+            hidden: ArcSwap::new(hidden),
             budgets,
             welcome: ArcSwapOption::empty(),
             trouble: Mutex::default(),
@@ -142,8 +146,9 @@ impl Pool {
     }
 
     /// Takes over a new configuration.
-    pub fn reload(&self, settings: PoolSettings, endpoint: Arc<Endpoint>) {
+    pub fn reload(&self, settings: PoolSettings, endpoint: Arc<Endpoint>, hidden: Arc<HiddenView>) {
         self.books.lock().set_limit(settings.size);
+        self.hidden.store(hidden);
         self.settings.store(Arc::new(settings));
         self.endpoint.store(endpoint);
     }
@@ -157,6 +162,12 @@ impl Pool {
                 client.refuse(ticket, ClientError::PoolRetired);
             }
         }
+    }
+
+    /// What statements in its database may do without saying so.
+    #[must_use]
+    pub fn hidden(&self) -> Guard<Arc<HiddenView>> {
+        self.hidden.load()
     }
 
     /// How long a check of an idle server may take.
