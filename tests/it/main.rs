@@ -14,6 +14,7 @@ mod eighteen;
 mod fake;
 mod foreign;
 mod harness;
+mod hidden;
 mod limits;
 mod login;
 mod modes;
