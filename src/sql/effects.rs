@@ -43,8 +43,10 @@ impl Effects {
     pub const MOVES_SEQUENCE: Self = Self(1 << 11);
     /// State that pins may be gone after it.
     pub const FREES: Self = Self(1 << 12);
-    /// What functions, triggers and views do may be different after it.
+    /// What functions, triggers and the like do may be different after it.
     pub const DEFINES: Self = Self(1 << 13);
+    /// A table or a view may do after it what its definition names.
+    pub const REFERS: Self = Self(1 << 15);
     /// Creates something, temporary if the search path says so.
     pub const CREATES: Self = Self(1 << 14);
 
@@ -131,6 +133,7 @@ enum Verb {
     /// `SET` and what follows it says that it ends with the transaction, or is read already.
     Other,
     Create,
+    Alter,
     Declare,
     Do,
     Explain,
@@ -216,6 +219,10 @@ fn of_nested(sql: &[u8], nesting: u8) -> Effects {
                         continue;
                     }
                     Verb::Create => effects |= defined(word),
+                    Verb::Alter => {
+                        verb = Verb::Other;
+                        effects |= if word == b"table" { Effects::REFERS } else { Effects::DEFINES };
+                    }
                     Verb::Declare if word == b"hold" && after_with => effects |= Effects::HOLDS,
                     _ => {}
                 }
@@ -262,7 +269,8 @@ fn opening(word: &[u8]) -> (Effects, Verb) {
         b"do" => (Effects::HIDES, Verb::Do),
         b"declare" => (Effects::NONE, Verb::Declare),
         b"create" => (Effects::CREATES, Verb::Create),
-        b"alter" | b"import" => (Effects::DEFINES, Verb::Other),
+        b"alter" => (Effects::NONE, Verb::Alter),
+        b"import" => (Effects::DEFINES, Verb::Other),
         b"copy" => (Effects::MOVES_SEQUENCE, Verb::Other),
         b"explain" => (Effects::NONE, Verb::Explain),
         b"update" => (Effects::NONE, Verb::Update),
@@ -274,8 +282,9 @@ fn opening(word: &[u8]) -> (Effects, Verb) {
 fn defined(word: &[u8]) -> Effects {
     match word {
         b"temp" | b"temporary" => Effects::TEMPORARY,
-        b"function" | b"procedure" | b"trigger" | b"rule" | b"view" | b"policy" | b"domain" | b"operator"
-        | b"aggregate" | b"cast" | b"extension" | b"table" | b"type" | b"conversion" | b"language" => Effects::DEFINES,
+        b"function" | b"procedure" | b"operator" | b"aggregate" | b"cast" | b"extension" | b"conversion"
+        | b"language" | b"event" => Effects::DEFINES,
+        b"table" | b"view" | b"trigger" | b"rule" | b"policy" | b"domain" | b"type" | b"index" => Effects::REFERS,
         _ => Effects::NONE,
     }
 }
@@ -418,12 +427,14 @@ mod tests {
             (r"select 'c:\dir'", E),
             ("update pg_catalog.pg_settings set setting = 1", Effects::HIDES),
             ("select * from pg_settings", E),
-            ("create temp table t (a int)", Effects::CREATES | Effects::TEMPORARY | Effects::DEFINES),
-            ("create table pg_temp.t (a int)", Effects::CREATES | Effects::TEMPORARY | Effects::DEFINES),
-            ("create index on t (a)", Effects::CREATES),
+            ("create temp table t (a int)", Effects::CREATES | Effects::TEMPORARY | Effects::REFERS),
+            ("create table pg_temp.t (a int)", Effects::CREATES | Effects::TEMPORARY | Effects::REFERS),
+            ("create index on t (a)", Effects::CREATES | Effects::REFERS),
+            ("alter table t add b int", Effects::REFERS),
+            ("alter function f() volatile", Effects::DEFINES),
             ("select 1 into temp t", Effects::TEMPORARY),
             ("explain (analyze, costs off) create temp table t as select 1", {
-                Effects::CREATES | Effects::TEMPORARY | Effects::DEFINES
+                Effects::CREATES | Effects::TEMPORARY | Effects::REFERS
             }),
             ("explain analyze verbose execute p(1)", Effects::HIDES),
             ("select pg_advisory_lock(1)", Effects::ADVISORY),

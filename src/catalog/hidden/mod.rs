@@ -70,6 +70,12 @@ impl HiddenView {
         self.hidden.load()
     }
 
+    /// Whether it cannot be read, for a reason that somebody has to see to.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.trouble.load().is_some()
+    }
+
     /// Something passed by that may have changed it: nothing is known from now on, until a read that begins later has
     /// ended. To be called when the change can be seen by others, so after the statement's block; before that, and for
     /// the one who made it, only the caller can know.

@@ -3,16 +3,20 @@
 //! Most leave nothing, and cost a count. Not here: what is done about it afterwards (`settle.rs`).
 
 use super::{Loan, Session};
+use crate::catalog::hidden::Hidden;
 use crate::config::Pins;
 use crate::proxy::error::ClientError;
 use crate::proxy::server::Server;
-use crate::sql::effects::Effects;
+use crate::sql::effects::{Effects, mentions};
 
 /// Functions that the fast path is used for by libpq, all of them about large objects: `lo_open` and its kin, `loread`,
 /// `lowrite` (`pg_proc.dat`).
 const HARMLESS_FUNCTIONS: [u32; 13] = [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004];
 /// The same with 64-bit offsets, and `lo_from_bytea`, `lo_put`.
 const HARMLESS_FUNCTIONS_64: std::ops::RangeInclusive<u32> = 3170..=3172;
+
+/// Settings whose names the text does not show, when it is not the text that sets them.
+const SETTINGS: Effects = Effects::SETS.or(Effects::RESETS).or(Effects::HIDES);
 
 impl Session {
     /// Notes that a text with these `effects` is about to be sent. `hints` is where else names of settings may stand.
@@ -28,6 +32,8 @@ impl Session {
         server: &mut Server,
     ) -> Result<(), ClientError> {
         loan.trail.step();
+        let effects =
+            if self.is_session_mode() { effects } else { effects | self.hidden_effects(effects, sql, loan, server) };
         if effects.is_empty() {
             return Ok(());
         }
@@ -39,6 +45,39 @@ impl Session {
             return Ok(());
         }
         self.notice_effects(effects, sql, hints, loan, server)
+    }
+
+    /// What the text does by the functions, tables and types it names, as far as the database's catalogue tells.
+    fn hidden_effects(&self, shown: Effects, sql: &[u8], loan: &mut Loan, server: &mut Server) -> Effects {
+        let view = loan.pool.hidden();
+        let hidden = view.read();
+        let defines = shown.any(Effects::DEFINES | Effects::REFERS);
+        let mut found = Effects::NONE;
+        match &**hidden {
+            Hidden::Known(names) if names.is_empty() && !defines && !loan.trail.redefines() => return Effects::NONE,
+            Hidden::Known(names) => {
+                found = names.everywhere();
+                if !names.is_empty() {
+                    mentions(sql, &mut |name| {
+                        found |= names.effects(name);
+                        false
+                    });
+                }
+                if found.any(SETTINGS) {
+                    loan.trail.suspect(names.settings());
+                }
+            }
+            // until it is known, whatever can be asked for is asked for; what never will be known is swept instead
+            Hidden::Unknown if view.is_hopeless() => server.dirty = Some(self.handle.id),
+            Hidden::Unknown => found = Effects::HIDES,
+        }
+        if shown.any(Effects::DEFINES) || defines && !(found | shown).and(Effects::HIDDEN).is_empty() {
+            loan.trail.redefine();
+        }
+        if loan.trail.redefines() || found.any(SETTINGS) {
+            found |= Effects::HIDES;
+        }
+        found.without(SETTINGS.without(Effects::HIDES))
     }
 
     fn notice_effects(

@@ -21,6 +21,8 @@ pub struct Trail {
     texts: u32,
     /// One of them failed.
     failed: bool,
+    /// What functions and the like do has changed: until others can see that, nobody but this session knows.
+    redefines: bool,
     found: Option<Box<Found>>,
 }
 
@@ -96,6 +98,17 @@ impl Trail {
         self.failed = true;
     }
 
+    /// What functions, triggers and views do is different from now on.
+    pub const fn redefine(&mut self) {
+        self.redefines = true;
+    }
+
+    /// Whether [`Self::redefine`] has been said.
+    #[must_use]
+    pub const fn redefines(&self) -> bool {
+        self.redefines
+    }
+
     /// All effects.
     #[must_use]
     pub const fn effects(&self) -> Effects {
@@ -113,16 +126,16 @@ impl Trail {
     #[must_use]
     pub const fn is_quiet(&self, pins: Effects) -> bool {
         let urgent = if pins.is_empty() {
-            Effects::SETS.or(Effects::HIDES).or(Effects::PINNING.without(Effects::MOVES_SEQUENCE)).or(Effects::DEFINES)
+            Effects::SETS.or(Effects::HIDES).or(Effects::PINNING.without(Effects::MOVES_SEQUENCE))
         } else {
-            Effects::FREES.or(Effects::DEFINES)
+            Effects::FREES
         };
-        !self.effects.any(urgent)
+        !self.redefines && !self.effects.any(urgent)
     }
 
     /// What is to be done; the trail begins anew.
     pub fn left(&mut self, pins: Effects) -> Left {
-        let Self { effects, texts, failed, found } = std::mem::take(self);
+        let Self { effects, texts, failed, redefines: _, found } = std::mem::take(self);
         let Found { mut names, custom, lone } = found.map(|found| *found).unwrap_or_default();
         if !effects.any(Effects::SETS | Effects::HIDES | Effects::PINNING | Effects::FREES) {
             return Left::Nothing;
