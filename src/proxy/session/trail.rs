@@ -122,13 +122,14 @@ impl Trail {
     }
 
     /// Whether nothing needs to be looked after at rest, the server having `pins` already. A pinned server is nobody
-    /// else's, so its settings can wait until a pin may have gone.
+    /// else's, so its settings can wait until a pin may have gone, or they went back to its defaults, which are not the
+    /// client's.
     #[must_use]
     pub const fn is_quiet(&self, pins: Effects) -> bool {
         let urgent = if pins.is_empty() {
             Effects::SETS.or(Effects::HIDES).or(Effects::PINNING.without(Effects::MOVES_SEQUENCE))
         } else {
-            Effects::FREES
+            Effects::FREES.or(Effects::RESETS)
         };
         !self.redefines && !self.effects.any(urgent)
     }
