@@ -14,6 +14,7 @@ use super::client::Signal;
 use super::error::ClientError;
 use super::pool::Pool;
 use super::server::Server;
+use super::session::again;
 use super::session::outbox::Outbox;
 use super::session::request::local_message;
 use super::session::run::End;
@@ -199,6 +200,9 @@ impl Session {
         let scanned = self.scan(loan, server, &mut incoming, end);
         // what was understood before something went wrong is the client's all the same
         self.hand_on(incoming);
+        if !self.outbox.is_empty() {
+            loan.is_answered();
+        }
         if !self.outbox.is_empty()
             && let Poll::Ready(Err(_)) = self.outbox.poll_send(&mut self.stream, cx)
         {
@@ -350,7 +354,7 @@ impl Session {
                     let code = ServerError::read(&body(incoming)).code;
                     Ok(!matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)))
                 }
-                b'E' => self.heed_error(loan, incoming, at, &body(incoming)),
+                b'E' => self.heed_error(loan, server, incoming, at, &body(incoming)),
                 _ => Ok(true),
             },
             Receipt::Swallow => {
@@ -378,7 +382,10 @@ impl Session {
                 self.note_ready(loan, server, incoming, at)?;
                 Ok(true)
             }
-            Receipt::ReadySwallowed => Ok(false),
+            Receipt::ReadySwallowed => {
+                self.send_again(loan, server);
+                Ok(false)
+            }
             Receipt::Unsolicited => {
                 loan.fatal = Some(body(incoming).into());
                 Err(End::ServerLost)
@@ -443,7 +450,14 @@ impl Session {
     }
 
     /// An ErrorResponse for the client; `true` when it gets it as it is.
-    fn heed_error(&mut self, loan: &mut Loan, incoming: &mut Incoming, at: usize, body: &[u8]) -> Result<bool, End> {
+    fn heed_error(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        incoming: &mut Incoming,
+        at: usize,
+        body: &[u8],
+    ) -> Result<bool, End> {
         let error = ServerError::read(body);
         loan.trail.fail();
         if error.fatal {
@@ -452,6 +466,9 @@ impl Session {
         }
         if error.stale_plan {
             self.worker.shared.statements.renew(); // something has changed that was not seen here
+        }
+        if again::is_first(incoming.made.as_ref(), incoming.run, at) && self.takes_again(loan, server, &error) {
+            return Ok(false);
         }
         if loan.expiry_underway && error.code == Some(SqlState::QUERY_CANCELED) {
             loan.query_expired = false;

@@ -379,3 +379,71 @@ fn a_statement_whose_result_type_has_changed_is_refused_once_and_parsed_anew() {
     assert_eq!(wire::short(&client.read_until_ready()), ["3", "Z:I"]);
     assert_eq!(wire::short(&client.read_until_ready()), ["1", "2", "C:SELECT 0", "Z:I"]);
 }
+
+#[test]
+fn a_batch_that_asks_for_its_columns_gets_the_new_ones_without_an_error() {
+    let stage = Stage::new("");
+    let mut direct = stage.direct();
+    direct.query("CREATE TABLE n (a int)");
+    let mut client = stage.login("one");
+    client.send(&[parse("n", "SELECT * FROM n", &[]), run("n", &[]), sync()].concat());
+    client.read_until_ready();
+    let described = [bind("", "n", &[]), describe(b'P', ""), execute("", 0), sync()].concat();
+    for column in ["b", "c"] {
+        direct.query(&format!("ALTER TABLE n ADD {column} int; INSERT INTO n VALUES (1)"));
+        client.send(&described);
+        let answer = client.read_until_ready();
+        let short = wire::short(&answer);
+        assert_eq!(short.first().zip(short.last()), Some((&"2".to_owned(), &"Z:I".to_owned())), "{short:?}");
+        assert!(short.contains(&"T".to_owned()) && short.contains(&"D".to_owned()), "{short:?}");
+    }
+    // in a block the transaction has failed, and says so
+    direct.query("ALTER TABLE n ADD d int");
+    client.query("BEGIN");
+    client.send(&described);
+    assert_eq!(wire::short(&client.read_until_ready()), ["E:0A000", "Z:E"]);
+    client.query("ROLLBACK");
+    // with another turn behind it, it would be overtaken
+    direct.query("ALTER TABLE n ADD e int");
+    client.send(&[described.clone(), query("SELECT 1")].concat());
+    assert_eq!(wire::short(&client.read_until_ready()), ["E:0A000", "Z:I"]);
+    assert_eq!(wire::first_column(&client.read_until_ready()), ["1"]);
+}
+
+#[test]
+fn a_statement_that_somebody_took_off_the_server_is_prepared_again_unseen() {
+    let stage = Stage::new("");
+    let (mut client, mut other) = (stage.login("one"), stage.login("one"));
+    client.send(&[parse("v", "SELECT 'v'", &[]), run("v", &[]), sync()].concat());
+    client.read_until_ready();
+    for _ in 0..2 {
+        other.query("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$");
+        client.send(&[run("v", &[]), sync()].concat());
+        assert_eq!(wire::short(&client.read_until_ready()), ["2", "D", "C:SELECT 1", "Z:I"]);
+    }
+}
+
+#[test]
+fn deallocate_takes_a_name_of_the_clients_and_nothing_off_the_server() {
+    let stage = Stage::new("");
+    let (mut client, mut other) = (stage.login("one"), stage.login("one"));
+    for each in [&mut client, &mut other] {
+        each.send(&[parse("Pdo_1", "SELECT 'p'", &[]), run("Pdo_1", &[]), sync()].concat());
+        each.read_until_ready();
+    }
+    client.send(&query("DEALLOCATE \"Pdo_1\""));
+    assert_eq!(wire::short(&client.read_until_ready()), ["C:DEALLOCATE", "Z:I"]);
+    client.send(&[run("Pdo_1", &[]), sync()].concat());
+    assert_eq!(wire::short(&client.read_until_ready()), ["E:26000", "Z:I"]);
+    other.send(&[run("Pdo_1", &[]), sync()].concat());
+    assert_eq!(wire::short(&other.read_until_ready()), ["2", "D", "C:SELECT 1", "Z:I"]);
+    // in a failed block it fails, and the name stays
+    other.query("BEGIN");
+    other.send(&query("SELECT 1/0"));
+    other.read_until_ready();
+    other.send(&query("DEALLOCATE \"Pdo_1\""));
+    assert_eq!(wire::short(&other.read_until_ready()), ["E:25P02", "Z:E"]);
+    other.query("ROLLBACK");
+    other.send(&[run("Pdo_1", &[]), sync()].concat());
+    assert_eq!(wire::short(&other.read_until_ready()), ["2", "D", "C:SELECT 1", "Z:I"]);
+}

@@ -148,6 +148,7 @@ pub async fn connect(
             applied: Arc::clone(neutral),
             dirty: None,
             sequence_of: None,
+            kept: Vec::new(),
             database: database.into(),
             born: now,
             idle_since: now,

@@ -170,6 +170,8 @@ pub struct Server {
     pub out: Option<Growing>,
     /// How much of `out` has been taken.
     pub out_sent: usize,
+    /// A batch that may have to be sent once more, as its client sent it.
+    pub kept: Vec<u8>,
     /// Its socket does not take bytes any more; what it still says is read.
     pub deaf: bool,
 }

@@ -3,12 +3,14 @@
 //! - [`run`]: the loop: read a request, borrow a server, relay, give it back
 //! - [`borrow`]: getting a server, with a bound; [`ending`]: when either side goes away
 //! - [`inbox`], [`outbox`]: bytes on their way
-//! - [`request`]: a client's messages on their way to a server, [`naming`]: those that name a prepared statement
+//! - [`request`]: a client's messages on their way to a server, [`naming`]: those that name a prepared statement,
+//!   [`again`]: those that are sent twice
 //! - [`deadlines`]: when its patience ends
 //! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
 //! - [`notice`], [`trail`], [`settle`]: what its statements may leave on a server, and what becomes of that
 //! - [`lost`]: what a client is told in a transaction whose server went away
 
+pub mod again;
 pub mod borrow;
 pub mod deadlines;
 pub mod ending;
@@ -27,6 +29,7 @@ pub mod trail;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use self::again::Again;
 use self::deadlines::Deadlines;
 use self::inbox::Inbox;
 use self::lost::LostBlock;
@@ -191,6 +194,8 @@ pub struct Loan {
     pub(super) trail: Trail,
     /// State that keeps the server with the client.
     pins: Effects,
+    /// Whether the first batch may be sent once more.
+    pub(super) again: Again,
 }
 
 impl Loan {
@@ -216,6 +221,7 @@ impl Loan {
             ending: None,
             trail: Trail::default(),
             pins: Effects::NONE,
+            again: Again::default(),
         }
     }
 

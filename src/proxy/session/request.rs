@@ -6,6 +6,7 @@
 
 use std::task::{Context, Poll};
 
+use super::again::{Again, Batch};
 use super::inbox::{HOLD_MAX, Inbox};
 use super::naming::{fail, refuse_query};
 use super::notice::effects_of_call;
@@ -61,6 +62,7 @@ impl Loan {
             || self.copy_asked && !server.pipeline.quiet() && !server.pipeline.reads_copy()
             || self.turn_sent && server.pipeline.prefix_open()
             || self.prefix_failed
+            || self.again == Again::Due
             || server.pipeline.len() >= OWED_MAX
     }
 }
@@ -100,6 +102,7 @@ impl Session {
         let mut out = Outgoing { data, run: 0, made: loan.prefix.take() };
         let mut at = 0;
         let mut flush = false;
+        let mut batch = Batch::default();
         while at < data.len() {
             let rest = data.get(at..).unwrap_or_default();
             if self.message_left > 0 {
@@ -148,7 +151,7 @@ impl Session {
                     break;
                 }
             };
-            match way {
+            match &way {
                 Way::AsIs => {
                     self.message_left = total - here;
                     at += here;
@@ -159,7 +162,7 @@ impl Session {
                     at += here;
                     out.run = at;
                 }
-                Way::Replaced(taken) if taken < total => {
+                Way::Replaced(taken) if *taken < total => {
                     // what follows the replaced part goes on as it is
                     out.run = at + taken;
                     self.message_left = total - here;
@@ -171,6 +174,7 @@ impl Session {
                     out.run = at;
                 }
             }
+            batch.note(tag, body, matches!(way, Way::Replaced(_)));
             match tag {
                 b'H' => flush = true,
                 b'E' if loan.copy_bound => {
@@ -186,6 +190,9 @@ impl Session {
             }
         }
         self.scanned = 0;
+        if self.message_left == 0 && self.discard_left == 0 {
+            loan.keep_batch(batch, data.get(..at).unwrap_or_default(), server);
+        }
         loan.used |= at > 0;
         if let Some(mut made) = out.made.take() {
             made.extend_from_slice(data.get(out.run..at).unwrap_or_default());
