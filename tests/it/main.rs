@@ -20,6 +20,7 @@ mod login;
 mod modes;
 mod outage;
 mod pipelines;
+mod pins;
 mod plans;
 mod protocol;
 mod reload;

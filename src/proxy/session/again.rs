@@ -87,7 +87,8 @@ impl Session {
         let Again::Kept { described } = loan.again else { return false };
         let vanished = error.code == Some(SqlState::INVALID_SQL_STATEMENT_NAME);
         // what has been sent behind it would overtake it
-        if !vanished && !(error.stale_plan && described) || server.pipeline.len() != 1 {
+        let ours = vanished || error.stale_plan && described;
+        if !ours || server.pipeline.len() != 1 {
             return false;
         }
         loan.again = Again::Due;
