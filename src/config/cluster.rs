@@ -28,7 +28,8 @@ pub struct Cluster {
 #[serde(deny_unknown_fields)]
 pub struct Monitor {
     /// The user howdah logs in as. Membership in `pg_monitor` is enough to watch; reading passwords from the cluster
-    /// takes more.
+    /// takes more. It also needs `CONNECT` on each database that clients use: howdah reads there which functions,
+    /// triggers and views change a session's settings.
     #[schemars(extend("x-reload" = "live", "x-example" = "howdah"))]
     pub user: String,
 

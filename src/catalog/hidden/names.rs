@@ -18,6 +18,8 @@ pub const SETTINGS_MAX: usize = 64;
 pub struct Names {
     by_name: HashMap<Box<[u8]>, Effects, FixedState>,
     everywhere: Effects,
+    /// Whether any of it [`hides`].
+    hides: bool,
     settings: Vec<Box<[u8]>>,
     /// Some name in it is not ASCII: its bytes depend on the encoding of whoever writes it.
     foreign: Effects,
@@ -32,7 +34,7 @@ impl Names {
     /// Every name may do everything.
     #[must_use]
     pub fn everything() -> Self {
-        Self { everywhere: Effects::HIDES, ..Self::default() }
+        Self { everywhere: Effects::HIDES, hides: true, ..Self::default() }
     }
 
     /// What a statement may do because `identifier`, folded as PostgreSQL folds it, stands in it.
@@ -59,8 +61,8 @@ impl Names {
 
     /// Whether no statement can hide anything.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        !hides(self.everywhere) && !self.by_name.values().any(|effects| hides(*effects))
+    pub const fn is_empty(&self) -> bool {
+        !self.hides
     }
 
     /// Placeholders such as `app.tenant` that something in the database sets, in order, [`SETTINGS_MAX`] at most. A name
@@ -76,6 +78,7 @@ impl Names {
             return;
         }
         *self.by_name.entry(name.into()).or_default() |= effects;
+        self.hides |= hides(effects);
         if !name.is_ascii() {
             self.foreign |= effects;
         }
@@ -84,6 +87,7 @@ impl Names {
     /// Adds `effects` to all statements.
     pub(super) fn add_everywhere(&mut self, effects: Effects) {
         self.everywhere |= effects;
+        self.hides |= hides(effects);
     }
 
     /// Adds settings; names without a dot are none of the database's own.

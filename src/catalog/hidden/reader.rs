@@ -228,10 +228,10 @@ async fn ask(node: &WatchedNode, monitor: &Monitor) -> Result<Names, ConnectionE
     let connection = ControlConnection::open(node, monitor, APPLICATION_NAME).await?;
     let prepared = connection.rows(PREPARATION).await?;
     let rows = connection.rows(&question(version(&prepared))).await?;
-    connection.close().await;
     // a large catalogue takes its time, and this thread has others to serve
-    let names = task::spawn_blocking(move || names(&rows)).await;
-    names.map_err(|error| ConnectionError::Failed(error.to_string()))
+    let names = task::spawn_blocking(move || names(&rows));
+    task::spawn(connection.close()); // nobody has to wait for a goodbye
+    names.await.map_err(|error| ConnectionError::Failed(error.to_string()))
 }
 
 /// Keeps the trouble for `/status` and writes it down when it changes.

@@ -7,10 +7,13 @@ use crate::sql::assignment::Assignments;
 use crate::sql::effects::Effects;
 use crate::sql::lexer::{Lexer, Token};
 
-/// PostgreSQL's own functions that change or need session state, as they are looked for in expressions.
-/// `nextval` is none of them: it hides in the default of every serial column, and an `INSERT` says as much.
-pub const BUILT_INS: [&str; 27] = [
+/// PostgreSQL's own functions that change or need session state, as they are looked for in expressions. `nextval` is none
+/// of them: it hides in the default of every serial column, and an `INSERT` says as much.
+pub const BUILT_INS: [&str; 35] = [
     "currval",
+    "cursor_to_xml",
+    "database_to_xml",
+    "database_to_xml_and_xmlschema",
     "lastval",
     "pg_advisory_lock",
     "pg_advisory_lock_shared",
@@ -33,9 +36,14 @@ pub const BUILT_INS: [&str; 27] = [
     "query_to_xml",
     "query_to_xml_and_xmlschema",
     "query_to_xmlschema",
+    "schema_to_xml",
+    "schema_to_xml_and_xmlschema",
     "set_config",
     "setseed",
     "setval",
+    "table_to_xml",
+    "table_to_xml_and_xmlschema",
+    "ts_rewrite",
     "ts_stat",
 ];
 
@@ -43,12 +51,19 @@ pub const BUILT_INS: [&str; 27] = [
 #[must_use]
 pub fn built_in(name: &str) -> Effects {
     match name {
+        "setval" => Effects::MOVES_SEQUENCE,
         // what it sets, and for how long, stands in its arguments
         "set_config" => Effects::HIDES,
         "pg_backup_start" | "pg_start_backup" | "pg_replication_origin_session_reset" => Effects::LASTING,
         "pg_backup_stop" | "pg_stop_backup" => Effects::FREES,
+        _ if reads_a_query(name) => Effects::HIDES,
         _ => Effects::of(name.as_bytes()),
     }
+}
+
+/// Whether it runs a query it is given as text, or whatever the table of a given name is.
+fn reads_a_query(name: &str) -> bool {
+    name.contains("_to_xml") || matches!(name, "ts_rewrite" | "ts_stat")
 }
 
 /// A function's text, in SQL or PL/pgSQL.
@@ -67,10 +82,13 @@ impl Source {
     #[must_use]
     pub fn of(text: &[u8]) -> Self {
         let text = statements(text);
-        let effects = Effects::of(&text);
+        let mut effects = Effects::of(&text);
         let mut words: Vec<Box<[u8]>> = Lexer::new(&text).filter_map(identifier).collect();
         words.sort();
         words.dedup();
+        if words.iter().any(|word| std::str::from_utf8(word).is_ok_and(reads_a_query)) {
+            effects |= Effects::HIDES;
+        }
         let settings = match effects.any(Effects::SETS | Effects::HIDES) {
             true => Assignments::of(&text).names,
             false => Vec::new(),
@@ -152,7 +170,7 @@ pub fn tree_settings(tree: &str) -> Vec<Box<[u8]>> {
 
 /// Libraries whose functions neither run SQL they are given nor keep anything in the session: PostgreSQL's own
 /// extensions, and the best known others. Functions of any other library may do anything.
-const HARMLESS_LIBRARIES: [&str; 54] = [
+const HARMLESS_LIBRARIES: [&str; 57] = [
     "_int",
     "address_standardizer",
     "adminpack",
@@ -185,6 +203,7 @@ const HARMLESS_LIBRARIES: [&str; 54] = [
     "passwordcheck",
     "pg_buffercache",
     "pg_freespacemap",
+    "pg_logicalinspect",
     "pg_prewarm",
     "pg_stat_statements",
     "pg_surgery",
@@ -195,6 +214,7 @@ const HARMLESS_LIBRARIES: [&str; 54] = [
     "pgcrypto",
     "pgrowlocks",
     "pgstattuple",
+    "pgxml",
     "plpgsql",
     "postgis",
     "postgis_raster",
@@ -207,11 +227,19 @@ const HARMLESS_LIBRARIES: [&str; 54] = [
     "tsm_system_time",
     "unaccent",
     "uuid-ossp",
+    "vector",
 ];
 
 /// Functions of harmless libraries that are not: they set something, or run SQL they are given. By their symbol.
-const EXCEPTIONS: [&str; 6] =
-    ["accept_weak_input", "connectby_text", "connectby_text_serial", "crosstab", "crosstab_hash", "set_limit"];
+const EXCEPTIONS: [&str; 7] = [
+    "accept_weak_input",
+    "connectby_text",
+    "connectby_text_serial",
+    "crosstab",
+    "crosstab_hash",
+    "set_limit",
+    "xpath_table",
+];
 
 /// What a function in C does, by the library it is in (`probin`) and its name there (`prosrc`).
 #[must_use]
@@ -246,6 +274,7 @@ mod tests {
             ("begin insert into audit values (1); return new; end", Effects::MOVES_SEQUENCE),
             ("begin if tg_op = 'DELETE' then return old; else new.at = now(); return new; end if; end", Effects::NONE),
             ("select case when a then b else c end from t", Effects::NONE),
+            ("select table_to_xml('v', true, true, '')", Effects::HIDES),
             ("begin execute 'se' || 't x = 1'; end", Effects::HIDES),
         ] {
             assert_eq!(Source::of(text.as_bytes()).effects, effects, "{text}");
