@@ -27,6 +27,7 @@ use crate::protocol::error_response::{self, ServerError, Severity};
 use crate::protocol::frame::{HEADER_LEN, Scan, ready_status, scan_header};
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
+use crate::sql::effects::Effects;
 
 /// Room in front of what is read, for answers of howdah's own that go out before it.
 const HEADROOM: usize = 64;
@@ -436,7 +437,11 @@ impl Session {
     /// CommandComplete: some commands change what the next client would find.
     fn note_command(&mut self, loan: &mut Loan, server: &mut Server, tag: &[u8]) {
         match tag {
+            b"DISCARD SEQUENCES\0" => loan.set_pins(loan.pins().without(Effects::MOVES_SEQUENCE)),
             b"DISCARD ALL\0" | b"DEALLOCATE ALL\0" => {
+                if tag == b"DISCARD ALL\0" {
+                    loan.set_pins(loan.pins().without(Effects::MOVES_SEQUENCE));
+                }
                 server.prepared.distrust();
                 server.unnamed = None;
                 self.names.clear();

@@ -14,29 +14,31 @@ fn pinned(howdah: &Howdah, reason: &str) -> u64 {
     pools.iter().filter_map(|pool| pool["pinned"][reason].as_u64()).sum()
 }
 
-/// Whether two statements of its own ran on different servers, another client having taken the first one's between them.
-fn moves(client: &mut Client, other: &mut Client) -> bool {
-    let before = client.value("SELECT pg_backend_pid()");
-    let mut seen = false;
-    for _ in 0..4 {
+/// Whether others get the server that the client had last, in a pool of two.
+fn is_free(client: &mut Client, others: &mut [Client; 2]) -> bool {
+    let last = client.value("SELECT pg_backend_pid()");
+    let taken = others.each_mut().map(|other| {
         other.query("BEGIN");
-        let theirs = other.value("SELECT pg_backend_pid()");
-        let mine = client.value("SELECT pg_backend_pid()");
-        assert_ne!(mine, theirs);
-        seen |= mine != before || theirs == before;
-        other.query("COMMIT");
-    }
-    seen
+        other.value("SELECT pg_backend_pid()")
+    });
+    others.iter_mut().for_each(|other| drop(other.query("COMMIT")));
+    taken.contains(&last)
+}
+
+/// Whether the client keeps its server while another is used beside it.
+fn stays(client: &mut Client, others: &mut [Client; 2]) -> bool {
+    let last = client.value("SELECT pg_backend_pid()");
+    (0..3).all(|_| {
+        let theirs = others[0].value("SELECT pg_backend_pid()");
+        theirs != last && client.value("SELECT pg_backend_pid()") == last
+    })
 }
 
 #[test]
 fn state_that_cannot_move_keeps_its_server_until_it_is_gone() {
     let stage = Stage::new("");
-    let (mut client, mut other) = (stage.login("two"), stage.login("two"));
+    let (mut client, mut others) = (stage.login("two"), [stage.login("two"), stage.login("two")]);
     stage.direct().query("CREATE FUNCTION lock_up() RETURNS void LANGUAGE sql AS 'SELECT pg_advisory_lock(77)'");
-    other.query("BEGIN");
-    client.query("SELECT 1"); // both servers are there
-    other.query("COMMIT");
     for (begin, use_it, expected, end, reason) in [
         ("CREATE TEMP TABLE tt AS SELECT 1 AS a", "SELECT a FROM tt", "1", "DROP TABLE tt", "temporary objects"),
         ("CREATE TABLE pg_temp.u AS SELECT 2 AS a", "SELECT a FROM u", "2", "DISCARD TEMP", "temporary objects"),
@@ -64,15 +66,15 @@ fn state_that_cannot_move_keeps_its_server_until_it_is_gone() {
         ),
         ("PREPARE p AS SELECT 4", "EXECUTE p", "4", "DEALLOCATE p", "prepared statement"),
     ] {
-        assert!(moves(&mut client, &mut other), "before {begin}");
+        assert!(is_free(&mut client, &mut others), "before {begin}");
         let answer = wire::short(&client.query(begin));
         assert!(!answer.iter().any(|message| message.starts_with("E:")), "{begin}: {answer:?}");
-        assert_eq!(pinned(&stage.howdah, reason), 1, "{begin}");
-        assert!(!moves(&mut client, &mut other), "{begin}");
+        eventually(begin, SOON, || pinned(&stage.howdah, reason) == 1);
+        assert!(stays(&mut client, &mut others), "{begin}");
         assert_eq!(client.value(use_it), expected, "{begin}");
         client.query(end);
-        assert_eq!(pinned(&stage.howdah, reason), 0, "{end}");
-        assert!(moves(&mut client, &mut other), "after {end}");
+        eventually(end, SOON, || pinned(&stage.howdah, reason) == 0);
+        assert!(is_free(&mut client, &mut others), "after {end}");
     }
     // nothing stays that ends with its transaction
     client.query("BEGIN");
@@ -80,7 +82,7 @@ fn state_that_cannot_move_keeps_its_server_until_it_is_gone() {
     client.query("SELECT pg_advisory_xact_lock(1)");
     client.query("DECLARE c CURSOR FOR SELECT 1");
     client.query("COMMIT");
-    assert!(moves(&mut client, &mut other));
+    assert!(is_free(&mut client, &mut others));
 }
 
 #[test]
@@ -103,7 +105,7 @@ fn what_a_client_leaves_pinned_is_gone_before_anybody_else_comes() {
     assert_eq!(next.value("SELECT count(*) FROM pg_prepared_statements WHERE from_sql"), "0");
     let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 9";
     eventually("the lock is gone", SOON, || next.value(locks) == "0");
-    assert_eq!(pinned(&stage.howdah, "temporary objects"), 0);
+    eventually("nothing is pinned", SOON, || pinned(&stage.howdah, "temporary objects") == 0);
 }
 
 #[test]
@@ -115,14 +117,15 @@ fn notifications_reach_a_listener_while_it_idles_in_transaction_mode() {
     for n in 0..5 {
         other.query(&format!("NOTIFY news, '{n}'"));
         let message = listener.expect();
-        assert_eq!((message.tag, message.text(1)), (b'A', n.to_string()), "{message:?}");
+        assert_eq!(message.tag, b'A', "{message:?}");
+        assert_eq!(message.body[4..].split(|byte| *byte == 0).nth(1), Some(n.to_string().as_bytes()));
     }
     // what is rolled back was never asked for
     listener.query("UNLISTEN *");
     listener.query("BEGIN");
     listener.query("LISTEN news");
     listener.query("ROLLBACK");
-    assert_eq!(pinned(&stage.howdah, "listen"), 0);
+    eventually("nothing is pinned", SOON, || pinned(&stage.howdah, "listen") == 0);
 }
 
 #[test]
@@ -155,8 +158,9 @@ fn currval_is_the_sessions_own_or_an_error_and_never_somebody_elses() {
     let (mut first, mut second) = (stage.login("two"), stage.login("two"));
     first.query("SELECT nextval('s')");
     second.query("SELECT nextval('s')");
-    let answer = first.query_short("SELECT lastval()");
-    assert!(answer == ["E:55000", "Z:I"] || first.column("SELECT lastval()") == ["3"], "{answer:?}");
+    let answer = first.query("SELECT lastval()");
+    let refused = answer[0].tag == b'E' && wire::error(&answer).code == "55000";
+    assert!(refused || wire::first_column(&answer) == ["3"], "{answer:?}");
     let mine = first.value("SELECT nextval('s')");
     second.query("SELECT nextval('s')");
     assert_eq!(first.value("SELECT lastval()"), mine);

@@ -70,6 +70,12 @@ impl HiddenView {
         self.hidden.load()
     }
 
+    /// Whether it is being read, and not known yet.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(**self.hidden.load(), Hidden::Unknown) && !self.is_hopeless()
+    }
+
     /// Whether it cannot be read, for a reason that somebody has to see to.
     #[must_use]
     pub fn is_hopeless(&self) -> bool {

@@ -23,6 +23,9 @@ use crate::proxy::worker::Worker;
 /// How often a login looks whether there is a primary by now.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long the first login to a database waits for what its catalogue says.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
+
 /// Greets a client whose claim is proven.
 ///
 /// # Errors
@@ -49,7 +52,11 @@ pub async fn greet(
                 None => Some(waiting.await),
             };
             match learned {
-                Some(learned) => learned?,
+                Some(learned) => {
+                    let (pool, welcome) = learned?;
+                    know_what_hides(&pool).await;
+                    (pool, welcome)
+                }
                 None => return Err(no_answer(shared.route(&profile, &claim.database, &claim.user)).into()),
             }
         }
@@ -110,6 +117,16 @@ async fn learn_welcome(
     let welcome = Arc::clone(&server.login);
     pool.give_back(worker, server);
     Ok((pool, welcome))
+}
+
+/// Until it is known what hides in the database, every transaction is asked what it has left: waits for that a moment.
+async fn know_what_hides(pool: &Pool) {
+    let known = async {
+        while pool.hidden().is_pending() {
+            tokio::time::sleep(LOOK_AGAIN / 4).await;
+        }
+    };
+    let _ = tokio::time::timeout(KNOWN_WITHIN, known).await;
 }
 
 /// A place in a pool's queue that is left when it is dropped.

@@ -37,7 +37,8 @@ impl Session {
         if effects.any(Effects::LASTING | Effects::SLOTS) {
             return pool.discard(&worker, server);
         }
-        let discard = self.is_session_mode() || effects.any(Effects::PINNING | Effects::HIDES);
+        let discard =
+            self.is_session_mode() || effects.any(Effects::PINNING.without(Effects::MOVES_SEQUENCE) | Effects::HIDES);
         if effects.any(Effects::SETS) {
             server.dirty = Some(self.handle.id);
         }

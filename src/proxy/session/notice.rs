@@ -99,6 +99,9 @@ impl Session {
         }
         if effects.any(Effects::MOVES_SEQUENCE) {
             (server.sequence_of, self.sequence_on) = here;
+            if loan.pool.reads_sequences() {
+                loan.set_pins(loan.pins() | Effects::MOVES_SEQUENCE);
+            }
         }
         if effects.any(Effects::CREATES) && self.creates_temporary() {
             effects |= Effects::TEMPORARY;

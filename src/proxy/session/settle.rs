@@ -68,8 +68,7 @@ impl Session {
             server.dirty = Some(self.handle.id); // what nobody can ask for
         }
         let lasting = effects.and(Effects::LASTING);
-        let sequences = if loan.pool.reads_sequences() { effects.and(Effects::MOVES_SEQUENCE) } else { Effects::NONE };
-        loan.set_pins(loan.pins() | lasting | sequences);
+        loan.set_pins(loan.pins() | lasting);
         if !self.depends_on(loan) {
             return Ok(false);
         }
