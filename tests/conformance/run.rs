@@ -18,7 +18,7 @@ use super::support::{Cluster, Howdah};
 /// After this a whole suite counts as stuck.
 const SUITE_BOUND: Duration = Duration::from_secs(40 * 60);
 /// After this one test does: in seconds, for `timeout(1)`.
-const TEST_BOUND: &str = "60";
+const TEST_BOUND: &str = "120";
 
 /// Which of PostgreSQL's suites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -56,6 +56,91 @@ fn session_mode_keeps_everything_until_the_client_leaves_and_nothing_after() {
 }
 
 #[test]
+fn sessions_go_on_while_others_wait_for_a_server() {
+    let stage = Stage::new("");
+    let mut clients: Vec<_> = (0..3).map(|_| stage.login("session")).collect();
+    let pids: Vec<_> = clients.iter_mut().map(|client| client.value("SELECT pg_backend_pid()")).collect();
+    let mut waiter = stage.login("session");
+    waiter.send(&query("SELECT 'served'"));
+    eventually("somebody waits", SOON, || {
+        let status = stage.howdah.status();
+        status["pools"].as_array().unwrap().iter().any(|pool| pool["waiting"] == 1)
+    });
+    for (client, pid) in clients.iter_mut().zip(&pids) {
+        assert_eq!(client.value("SELECT pg_backend_pid()"), *pid);
+        client.send(&[query("SELECT 1"), query("SELECT 2")].concat());
+        assert_eq!(wire::first_column(&client.read_until_ready()), ["1"]);
+        assert_eq!(wire::first_column(&client.read_until_ready()), ["2"]);
+    }
+    drop(clients.pop());
+    assert_eq!(wire::first_column(&waiter.read_until_ready()), ["served"]);
+}
+
+#[test]
+fn a_session_goes_back_to_what_its_own_startup_packet_said() {
+    let stage = Stage::new("");
+    let startup = [
+        ("DateStyle", "Postgres, DMY"),
+        ("TimeZone", "Europe/Paris"), // goes before the one in the options
+        ("options", "-c statement_timeout=77s -c timezone=Asia/Tokyo"),
+        ("my.tenant", "seven"),
+    ];
+    let script = [
+        "SHOW DateStyle",
+        "SET DateStyle = 'ISO'; SET statement_timeout = 5; SET my.tenant = 'eight'",
+        "RESET DateStyle",
+        "SHOW DateStyle",
+        "SHOW statement_timeout",
+        "SET statement_timeout TO DEFAULT",
+        "SHOW statement_timeout",
+        "RESET ALL",
+        "SHOW my.tenant",
+        "SHOW TimeZone",
+        "SET TimeZone = 'UTC'",
+        "DISCARD ALL",
+        "SHOW TimeZone",
+        "SHOW ignore_system_indexes",
+        "SELECT name, setting, reset_val, source FROM pg_settings WHERE source = 'client' ORDER BY name",
+        "SELECT pg_backend_pid() <> 0",
+    ];
+    let play = |client: &mut wire::Client, database: &str, startup: &[(&str, &str)]| {
+        let who = [("user", stage.tenant.name.as_str()), ("database", database)];
+        client.login_with(&[&who, startup].concat(), &stage.tenant.password);
+        script.map(|sql| wire::short(&client.query(sql)).join(" "))
+    };
+    let direct = |startup: &[(&str, &str)]| {
+        let mut client = wire::Client::connect(("127.0.0.1", shared().primary().port())).unwrap();
+        play(&mut client, &stage.tenant.name, startup)
+    };
+    // one after the other and at once, with other startup packets between; there are three servers
+    let plain = [("application_name", "plain")];
+    let only_at_login = [("options", "-c ignore_system_indexes=on")];
+    let mut clients = Vec::new();
+    for startup in [&startup[..], &startup, &plain, &[], &only_at_login, &startup] {
+        let mut client = stage.howdah.wire();
+        assert_eq!(play(&mut client, "session", startup), direct(startup), "{startup:?}");
+        clients.push(client);
+        if clients.len() == 3 {
+            clients.clear();
+        }
+    }
+    eventually("the direct connections are gone, and howdah has no more than three", SOON, || {
+        connection_count(shared().primary(), &stage.tenant.name) <= 3
+    });
+
+    // what a login refuses is refused in the server's words, and nobody else's affair
+    let bad = [("user", stage.tenant.name.as_str()), ("database", "session"), ("work_mem", "much")];
+    let mut client = stage.howdah.wire();
+    client.login_with(&bad, &stage.tenant.password);
+    let _ = client.try_send(&query("SELECT 1"));
+    let error = wire::error(&client.read_until_closed());
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "22023"));
+    clients.clear();
+    let mut client = stage.howdah.wire();
+    assert_eq!(play(&mut client, "session", &plain), direct(&plain));
+}
+
+#[test]
 fn a_session_that_vanishes_in_any_state_leaves_a_clean_server() {
     let stage = Stage::new("");
     stage.direct().query("CREATE TABLE t (x text)");

@@ -267,14 +267,15 @@ fn read_claim(message: &startup::StartupMessage<'_>) -> Result<Claim, ClientErro
         std::str::from_utf8(bytes).map(Arc::from).map_err(|_| ClientError::Startup(StartupError::Layout))
     };
     let mut settings = Settings::default();
+    // wherever they stand: what has a parameter of its own goes before them
+    for (_, options) in message.params.iter().filter(|(name, _)| *name == b"options") {
+        for (name, value) in startup::parse_options(options)? {
+            settings.set(&name, &value);
+        }
+    }
     for (name, value) in &message.params {
         match *name {
-            b"options" => {
-                for (name, value) in startup::parse_options(value)? {
-                    settings.set(&name, &value);
-                }
-            }
-            b"replication" => {}
+            b"options" | b"replication" => {}
             name => settings.set(name, value),
         }
     }

@@ -8,6 +8,7 @@
 
 pub mod accounting;
 pub mod budget;
+pub mod login;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::client::ClientHandle;
 use super::error::ClientError;
 use super::server::connect::{self, DialError};
 use super::server::{Endpoint, Server};
-use super::session::settings::Reported;
+use super::session::settings::{Reported, Settings};
 use super::worker::Worker;
 use crate::catalog::HiddenView;
 use crate::config::Profile;
@@ -96,6 +97,8 @@ pub struct Pool {
     books: Mutex<Accounting<Box<Server>, Arc<ClientHandle>>>,
     /// What a server of this pool reports at login.
     welcome: ArcSwapOption<Reported>,
+    /// What the next server says in its startup packet ([`login`]).
+    startup: ArcSwapOption<Settings>,
     /// Why the last dial failed, until one succeeds.
     trouble: Mutex<Option<DialError>>,
     /// Nobody should use it any more: its node is not the primary, or gone from the configuration.
@@ -136,6 +139,7 @@ impl Pool {
             hidden: ArcSwap::new(hidden),
             budgets,
             welcome: ArcSwapOption::empty(),
+            startup: ArcSwapOption::empty(),
             trouble: Mutex::default(),
             retired: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
@@ -399,27 +403,11 @@ impl Pool {
     }
 
     /// Closes a server that must not be used again; its place is free when the server has hung up.
-    pub fn discard(self: &Arc<Self>, worker: &Rc<Worker>, mut server: Box<Server>) {
+    pub fn discard(self: &Arc<Self>, worker: &Rc<Worker>, server: Box<Server>) {
         let (pool, closer) = (Arc::clone(self), Rc::clone(worker));
         worker.see_through(async move {
-            let worker = closer;
-            let goodbye = async {
-                // one that is at work does not hear us hang up before it is done
-                if !server.pipeline.quiet() && server.identity.cancel_begins() {
-                    let sent = connect::cancel(&server.identity, Some(CLOSE_MAX)).await;
-                    server.identity.cancel_over(sent.is_ok());
-                }
-                if server.out.is_none() {
-                    let _ = server.stream.write_all(&messages::TERMINATE).await;
-                }
-                // in the middle of a message a Terminate is only more of it; the end of the stream is understood there too
-                server.stream.close().await;
-                let mut rest = crate::net::buffer::lend();
-                while server.stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
-            };
-            let _ = tokio::time::timeout(CLOSE_MAX, goodbye).await;
-            drop(server);
-            pool.closed(&worker);
+            hang_up(server).await;
+            pool.closed(&closer);
         });
     }
 
@@ -471,28 +459,17 @@ impl Pool {
         tokio::task::spawn_local(async move {
             let mut rest = REST_MIN;
             loop {
-                let endpoint = pool.endpoint.load_full();
-                let settings = pool.settings.load_full();
-                let shared = &worker.shared;
-                let credential = shared.credential(&pool.key.cluster, &pool.key.user);
-                let dialled = Box::pin(connect::connect(
-                    &endpoint,
-                    &pool.key.user,
-                    &settings.dbname,
-                    &credential,
-                    &shared.reported,
-                    &shared.neutral,
-                    settings.server_connect,
-                ))
-                .await;
-                let error = match dialled {
-                    Ok(server) => return pool.arrived(&worker, Box::new(server)),
+                let startup = pool.usual_startup(&worker);
+                let error = match pool.connect(&worker, &startup).await {
+                    Ok(server) => return pool.arrived(&worker, server),
+                    Err(_) if pool.forget_startup(&startup) => continue, // one client's settings are not everybody's
                     Err(error) => error,
                 };
                 let first = pool.trouble.lock().replace(error.clone()).as_ref() != Some(&error);
                 if first {
                     let (node, user, database) = (&*pool.key.node, &*pool.key.user, &*pool.key.database);
-                    tracing::warn!(node, user, database, address = endpoint.address(), %error, "server login failed");
+                    let address = pool.endpoint.load().address();
+                    tracing::warn!(node, user, database, address, %error, "server login failed");
                 }
                 pool.books.lock().dial_failed();
                 for starved in pool.budgets.give_back() {
@@ -519,7 +496,9 @@ impl Pool {
             let (node, user, database) = (&*self.key.node, &*self.key.user, &*self.key.database);
             tracing::info!(node, user, database, "server login works again");
         }
-        self.welcome.store(Some(Arc::clone(&server.reported)));
+        if server.startup.is_empty() {
+            self.welcome.store(Some(Arc::clone(&server.reported)));
+        }
         let release = self.books.lock().dialled(worker.id, server);
         let kept = matches!(release, Release::Kept);
         if let Some(refused) = self.hand_over(worker, release) {
@@ -534,10 +513,7 @@ impl Pool {
     /// Nobody who waits can be served.
     fn dismiss(&self, error: &DialError) {
         let dismissed: Vec<_> = self.books.lock().dismiss().collect();
-        let error = match error {
-            DialError::Refused(fields) => ClientError::ServerRefused(fields.clone()),
-            other => ClientError::ServerUnreachable(other.to_string()),
-        };
+        let error = login::told(error);
         for (ticket, client) in dismissed {
             client.refuse(ticket, error.clone());
         }
@@ -581,4 +557,23 @@ impl Pool {
         let counts = self.counts();
         counts.open == 0 && counts.waiting == 0
     }
+}
+
+/// Closes a connection and waits until the server has seen it.
+async fn hang_up(mut server: Box<Server>) {
+    let goodbye = async {
+        // one that is at work does not hear us hang up before it is done
+        if !server.pipeline.quiet() && server.identity.cancel_begins() {
+            let sent = connect::cancel(&server.identity, Some(CLOSE_MAX)).await;
+            server.identity.cancel_over(sent.is_ok());
+        }
+        if server.out.is_none() {
+            let _ = server.stream.write_all(&messages::TERMINATE).await;
+        }
+        // in the middle of a message a Terminate is only more of it; the end of the stream is understood there too
+        server.stream.close().await;
+        let mut rest = crate::net::buffer::lend();
+        while server.stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+    };
+    let _ = tokio::time::timeout(CLOSE_MAX, goodbye).await;
 }

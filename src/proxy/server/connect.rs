@@ -119,7 +119,7 @@ impl From<io::Error> for DialError {
     }
 }
 
-/// Opens a connection to `endpoint` and logs in.
+/// Opens a connection to `endpoint` and logs in, with what `startup` sets in the startup packet.
 ///
 /// # Errors
 /// [`DialError`].
@@ -129,12 +129,12 @@ pub async fn connect(
     database: &str,
     credential: &ServerCredential,
     reported: &Interner<Reported>,
-    neutral: &Arc<Settings>,
+    startup: &Arc<Settings>,
     within: Option<Duration>,
 ) -> Result<Server, DialError> {
     let dialling = async {
         let (mut stream, server_hash) = open(endpoint).await?;
-        let login = Box::pin(log_in(&mut stream, user, database, credential, server_hash)).await?;
+        let login = Box::pin(log_in(&mut stream, user, database, credential, startup, server_hash)).await?;
         let told = reported.intern(login.reported);
         let now = Instant::now();
         Ok(Server {
@@ -145,7 +145,8 @@ pub async fn connect(
             unnamed: None,
             reported: Arc::clone(&told),
             login: told,
-            applied: Arc::clone(neutral),
+            startup: Arc::clone(startup),
+            applied: Arc::clone(startup),
             dirty: None,
             sequence_of: None,
             kept: Vec::new(),
@@ -256,10 +257,13 @@ async fn log_in(
     user: &str,
     database: &str,
     credential: &ServerCredential,
+    startup: &Settings,
     server_hash: Option<Vec<u8>>,
 ) -> Result<Login, DialError> {
+    let mut parameters: Vec<(&[u8], &[u8])> = vec![(b"user", user.as_bytes()), (b"database", database.as_bytes())];
+    parameters.extend(startup.iter());
     let mut out = Vec::new();
-    messages::startup(&mut out, &[(b"user", user.as_bytes()), (b"database", database.as_bytes())]);
+    messages::startup(&mut out, &parameters);
     stream.write_all(&out).await?;
     let mut login = Login::default();
     let mut authenticated = false;

@@ -225,7 +225,7 @@ impl Server {
     }
 
     /// Its settings are the login's again.
-    pub fn forget_settings(&mut self, neutral: &Arc<crate::proxy::session::settings::Settings>) {
-        self.applied = Arc::clone(neutral);
+    pub fn forget_settings(&mut self) {
+        self.applied = Arc::clone(&self.startup);
     }
 }

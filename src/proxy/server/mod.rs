@@ -148,6 +148,8 @@ pub struct Server {
     pub reported: Arc<Reported>,
     /// What it reported at login.
     pub login: Arc<Reported>,
+    /// What its login has set: what `RESET` goes back to.
+    pub startup: Arc<Settings>,
     /// Whose settings it has.
     pub applied: Arc<Settings>,
     /// The client that changed something the settings do not tell.

@@ -6,12 +6,14 @@
 //!
 //! Not here: who is served when (`pool/accounting.rs`), what is sent (`request.rs`).
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::deadlines::{after, is_over};
 use super::run::End;
+use super::settings::Settings;
 use super::{Loan, Session};
 use crate::proxy::client::Signal;
 use crate::proxy::error::ClientError;
@@ -86,7 +88,10 @@ impl Session {
                     }
                 }
             };
-            if pool.wants_check(&server) {
+            let startup = if self.is_session_mode() { &self.startup } else { &self.worker.shared.neutral };
+            if !Arc::ptr_eq(&server.startup, startup) {
+                server = self.log_in_anew(&pool, server, Arc::clone(startup)).await?;
+            } else if pool.wants_check(&server) {
                 let checked = self.check(&pool, &mut server).await;
                 if checked != Ok(true) {
                     pool.discard(&self.worker, server);
@@ -105,6 +110,31 @@ impl Session {
         let written = self.write_prefix(&mut loan, &mut server);
         loan.server = Some(server);
         written.map(|()| loan)
+    }
+
+    /// Waits for a server that has logged in as this client would have. It may stop waiting as any other.
+    async fn log_in_anew(
+        &mut self,
+        pool: &Arc<Pool>,
+        server: Box<Server>,
+        startup: Arc<Settings>,
+    ) -> Result<Box<Server>, End> {
+        self.begin_wait();
+        self.handle.begin_hold();
+        let mut login = pool.log_in_anew(&self.worker, server, startup);
+        let waited = poll_fn(|cx| match Pin::new(&mut login).poll(cx) {
+            Poll::Ready(done) => {
+                let done = done.unwrap_or(Err(ClientError::Internal("a login was lost")));
+                Poll::Ready(done.map_err(End::from))
+            }
+            Poll::Pending => match self.poll_wait_ends(cx) {
+                Poll::Ready(Err(end)) => Poll::Ready(Err(end)),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            },
+        })
+        .await;
+        self.handle.not_working();
+        waited
     }
 
     /// Asks a server whether it is still there. A client that waits for the answer may stop waiting as any other.

@@ -48,7 +48,7 @@ impl Session {
             match recovered {
                 Ok(Ok(())) => {
                     if discard {
-                        server.forget_settings(&shared.neutral);
+                        server.forget_settings();
                     }
                     pool.give_back(&worker, server);
                 }

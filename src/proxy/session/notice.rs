@@ -31,17 +31,12 @@ impl Session {
         loan: &mut Loan,
         server: &mut Server,
     ) -> Result<(), ClientError> {
-        loan.trail.step();
-        let effects =
-            if self.is_session_mode() { effects } else { effects | self.hidden_effects(effects, sql, loan, server) };
-        if effects.is_empty() {
-            return Ok(());
-        }
         if self.is_session_mode() {
-            // the server is the client's own, but its defaults are not
-            if effects.any(Effects::RESETS) && !self.startup.is_empty() {
-                loan.trail.note(effects.and(Effects::SETS | Effects::RESETS), sql, hints);
-            }
+            return Ok(()); // the server is the client's own, its login included
+        }
+        loan.trail.step();
+        let effects = effects | self.hidden_effects(effects, sql, loan, server);
+        if effects.is_empty() {
             return Ok(());
         }
         self.notice_effects(effects, sql, hints, loan, server)

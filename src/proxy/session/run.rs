@@ -81,6 +81,10 @@ impl Session {
         }
         let mut loan = match self.borrow().await {
             Ok(loan) => loan,
+            // a session whose own login was refused would not have come about
+            Err(End::Fault(error @ ClientError::ServerRefused(_))) if self.is_session_mode() => {
+                return Err(error.into());
+            }
             Err(End::Fault(error)) if error.severity() == crate::protocol::error_response::Severity::Error => {
                 return self.refuse(error);
             }
