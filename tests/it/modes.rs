@@ -87,7 +87,7 @@ fn a_session_goes_back_to_what_its_own_startup_packet_said() {
     ];
     let script = [
         "SHOW DateStyle",
-        "SET DateStyle = 'ISO'; SET statement_timeout = 5; SET my.tenant = 'eight'",
+        "SET DateStyle = 'ISO'; SET statement_timeout = '5s'; SET my.tenant = 'eight'",
         "RESET DateStyle",
         "SHOW DateStyle",
         "SHOW statement_timeout",

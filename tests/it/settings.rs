@@ -42,8 +42,57 @@ fn a_set_is_told_lasts_and_is_rolled_back_as_in_postgresql() {
             simple("RESET ALL"),
             simple("SHOW TimeZone"),
             simple("SHOW application_name"),
+            // half of a value each
+            simple("SET DateStyle = SQL"),
+            simple("SET DateStyle = dmy"),
+            simple("SELECT date '1999-01-08'"),
         ],
     );
+}
+
+#[test]
+fn a_custom_setting_outlives_a_transaction_that_hides_what_it_sets() {
+    let stage = Stage::new("");
+    stage.play(
+        "",
+        &[
+            simple("SET TimeZone = 'Asia/Tokyo'; SET app.tenant = 'seven'"),
+            simple("SET app.b = ''"),
+            simple("DO $$ BEGIN PERFORM set_config('app.c', 'd', false); END $$"),
+            simple("SHOW app.tenant"),
+            simple("DO $$ BEGIN END $$"),
+            simple("SELECT current_setting('app.tenant'), current_setting('app.b'), current_setting('app.c')"),
+            simple("DO $$ BEGIN SET app.tenant = 'eight'; END $$"),
+            simple("SELECT current_setting('app.tenant'), current_setting('app.b'), current_setting('app.c')"),
+        ],
+    );
+}
+
+#[test]
+fn what_is_reset_goes_back_to_the_startup_packet_whatever_the_text_says_besides() {
+    let stage = Stage::new("");
+    let startup =
+        [("DateStyle", "SQL, DMY"), ("statement_timeout", "77s"), ("my.own", "a"), ("plpgsql.extra_errors", "all")];
+    for (set, reset) in [
+        ("SET DateStyle = ISO", "RESET DateStyle"),
+        ("SET DateStyle = ISO", "DO $$ BEGIN END $$; RESET DateStyle"),
+        ("SET statement_timeout = 0", "SET statement_timeout TO DEFAULT; SELECT 1"),
+        ("SET my.own = b", "DO $$ BEGIN END $$; RESET my.own"),
+        ("DO $$ BEGIN END $$; SET plpgsql.extra_errors = none", "DO $$ BEGIN END $$; RESET plpgsql.extra_errors"),
+        ("DO $$ BEGIN SET statement_timeout = '55s'; END $$", "DO $$ BEGIN EXECUTE 'RESET statement_timeout'; END $$"),
+        ("SET DateStyle = German; SET my.own = c", "DO $$ BEGIN END $$; RESET ALL"),
+    ] {
+        for database in ["one", "two", "session"] {
+            let mut client = login_with(&stage, database, &startup);
+            client.query(set);
+            client.query(reset);
+            let mut other = login_with(&stage, database, &[]);
+            other.query("SELECT 1");
+            for (name, value) in startup {
+                assert_eq!(client.value(&format!("SHOW {name}")), value, "{set}; {reset} in {database}");
+            }
+        }
+    }
 }
 
 #[test]

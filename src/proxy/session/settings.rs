@@ -132,6 +132,12 @@ impl Reported {
         value(&self.0, name)
     }
 
+    /// The value of `name`, spelled in any way.
+    #[must_use]
+    pub fn value_of(&self, name: &[u8]) -> Option<&[u8]> {
+        self.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))

@@ -81,6 +81,8 @@ impl Session {
         let (mut wants, mut applied) = (Settings::clone(&self.wants), Settings::clone(&server.applied));
         match lone {
             Lone::Set(name, value) => {
+                // where there is a report it is the truth: `SET DateStyle = dmy` says half of a value
+                let value = server.reported.value_of(&name).map_or(value, Into::into);
                 wants.set(&name, &value);
                 applied.set(&name, &value);
                 if *name == *b"session_authorization" {
@@ -121,7 +123,13 @@ impl Session {
     }
 
     /// Asks the server, and takes its word.
-    async fn inquire(&mut self, question: Question, loan: &mut Loan, server: &mut Server) -> Result<(), End> {
+    async fn inquire(&mut self, mut question: Question, loan: &mut Loan, server: &mut Server) -> Result<(), End> {
+        if question.all {
+            // custom ones are in no view, and what was set earlier may be in no text that is looked at now
+            let custom = self.wants.iter().map(|(name, _)| name).filter(|name| name.contains(&b'.'));
+            let unasked: Vec<_> = custom.filter(|name| question.names.iter().all(|known| **known != **name)).collect();
+            question.names.extend(unasked.into_iter().map(Box::from));
+        }
         let sql = write(&question);
         let mut answer = Answer::default();
         let shared = Arc::clone(&self.worker.shared);
@@ -166,7 +174,7 @@ impl Session {
                 b"role" => b"none".as_slice(),
                 b"session_authorization" => login.as_bytes(),
                 // one that was never set and one that was reset look alike, but for whoever has set it to nothing
-                _ if question.all && self.wants.value(name).is_none() => b"",
+                _ if question.resets || question.all && self.wants.value(name).is_none() => b"",
                 _ => b"\0",
             };
             match value.as_deref().filter(|value| *value != unset) {
@@ -260,6 +268,14 @@ fn write(question: &Question) -> Vec<u8> {
         ask.extend_from_slice(b", pg_catalog.current_setting(");
         ask.extend_from_slice(&name);
         ask.extend_from_slice(b", true)");
+        if question.all {
+            // what the view has, it has told above; what it has not told has been reset
+            ask.extend_from_slice(b" WHERE ");
+            ask.extend_from_slice(&name);
+            ask.extend_from_slice(
+                b" OPERATOR(pg_catalog.<>) ALL (SELECT pg_catalog.lower(name) FROM pg_catalog.pg_settings)",
+            );
+        }
         part(&ask);
     }
     for (at, (pin, exists)) in PINS_ASKED.iter().enumerate() {

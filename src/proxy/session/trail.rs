@@ -52,6 +52,8 @@ pub struct Question {
     pub names: Vec<Box<[u8]>>,
     /// All settings of the session, not only those.
     pub all: bool,
+    /// A text has said that some were reset.
+    pub resets: bool,
     /// Which pins there are, among these.
     pub pins: Effects,
 }
@@ -159,7 +161,7 @@ impl Trail {
         if names.is_empty() && !all && sought.is_empty() {
             return Left::Nothing;
         }
-        Left::Ask(Question { names, all, pins: sought })
+        Left::Ask(Question { names, all, resets: effects.any(Effects::RESETS), pins: sought })
     }
 
     /// Puts back what [`Self::left`] has taken, as far as it matters: the question was not answered.
