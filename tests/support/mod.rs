@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 pub use howdah::demo::ports::free_port;
 pub use howdah::demo::postgres::{Builder, LocalCluster as Cluster, Node, Rows, StopMode};
 use howdah::demo::process::{Process, log_tail};
+use howdah::demo::scratch::Scratch;
 pub use rustix::process::Signal;
 
 /// For what should happen at once, on a busy machine.
@@ -167,7 +168,7 @@ pub fn config(nodes: &[Node], port: u16, http_port: u16, extra: &str) -> String 
 /// A running `howdah serve`.
 pub struct Howdah {
     process: Process,
-    directory: tempfile::TempDir,
+    directory: Scratch, // behind the process: it ends what is left
     port: u16,
     http_port: u16,
 }
@@ -220,7 +221,7 @@ impl Howdah {
     /// Serves with another build of howdah and waits for nothing.
     #[track_caller]
     pub fn start_binary(binary: &Path, toml: &str, port: u16, http_port: u16) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Scratch::new("howdah-served").unwrap();
         let config = directory.path().join("howdah.toml");
         std::fs::write(&config, toml).unwrap();
         let mut command = Command::new(binary);
