@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -100,66 +101,75 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Runs a suite, or `only` some of its tests.
-pub fn run(suite: Suite, mode: Mode, only: &[&str], directory: &Path) -> Outcome {
+/// The tests of a suite, or those of them that are named in `only` and what they build upon.
+pub fn tests(suite: Suite, only: &[&str], directory: &Path) -> Vec<String> {
+    let schedule = directory.join("inputs").join(suite.to_string()).join(suite.schedule());
+    let mut tests = scheduled(&fs::read_to_string(schedule).unwrap());
+    let named = |test: &String| only.contains(&test.as_str());
+    match (only, tests.iter().any(named)) {
+        ([], _) => {}
+        (_, true) => tests.retain(|test| named(test) || suite.foundation().contains(&test.as_str())),
+        (_, false) => tests.clear(),
+    }
+    tests
+}
+
+/// Runs tests of a suite; all of them as they are scheduled, `some` one after the other.
+pub fn run(suite: Suite, mode: Mode, tests: &[String], some: bool, directory: &Path) -> Outcome {
     let cluster = start(suite);
     let howdah = match mode {
         Mode::Direct => None,
         Mode::Session | Mode::Transaction => Some(howdah(&cluster, mode)),
     };
     let port = howdah.as_ref().map_or(cluster.primary().port(), Howdah::port);
-
     let work = cluster.directory().join("work");
-    fs::create_dir(&work).unwrap();
+    fs::create_dir_all(work.join("results")).unwrap();
     for part in ["lib", &suite.to_string()] {
         copy(&directory.join("inputs").join(part), &work.join(part));
     }
-    let inputs = work.join(suite.to_string());
-    let schedule = inputs.join(suite.schedule());
-    let all = scheduled(&fs::read_to_string(&schedule).unwrap());
-    let unknown: Vec<_> = only.iter().filter(|test| !all.iter().any(|known| known == *test)).collect();
-    assert!(unknown.is_empty(), "{suite} has no tests {unknown:?}");
-    let tests: Vec<String> = match only {
-        [] => all,
-        only => all.into_iter().filter(|test| [suite.foundation(), only].concat().contains(&test.as_str())).collect(),
-    };
-    if !only.is_empty() {
+    if some {
         let lines: String = tests.iter().map(|test| format!("test: {test}\n")).collect();
-        fs::write(&schedule, lines).unwrap();
+        fs::write(work.join(suite.to_string()).join(suite.schedule()), lines).unwrap();
     }
-    let results = work.join("results-of-all");
-    fs::create_dir(&results).unwrap();
     give(&cluster, &work);
 
-    let mut program = cluster.primary().command(suite.program());
-    program.args(["--use-existing", "--host=127.0.0.1"]);
-    program.arg(format!("--bindir={}", Binaries::find().unwrap().directory().display()));
-    program.arg(format!("--port={port}")).arg(format!("--user={}", cluster.primary().superuser()));
-    program.arg(format!("--dbname={}", suite.database()));
-    program.arg(format!("--dlpath={}", work.join("lib").display()));
-    program.arg(format!("--inputdir={}", inputs.display())).arg(format!("--outputdir={}", results.display()));
-    program.arg(format!("--schedule={}", schedule.display()));
-    program.arg(format!("--launcher=timeout -k 5 {TEST_BOUND}"));
-    program.current_dir(&work);
-    let printed = work.join("printed");
     println!("{suite} {mode}: {} tests", tests.len());
-    let process = Process::spawn(program, &printed).unwrap();
+    let process = Process::spawn(program(suite, &cluster, port, &work), &work.join("results/printed")).unwrap();
     if process.wait(SUITE_BOUND).is_none() {
         println!("{suite} {mode}: stopped after {SUITE_BOUND:?}");
         process.kill().unwrap();
     }
 
-    let kept: PathBuf = directory.join(format!("{suite}-{mode}"));
+    let kept = directory.join(format!("{suite}-{mode}"));
     let _ = fs::remove_dir_all(&kept);
-    copy(&results, &kept);
-    fs::copy(&printed, kept.join("printed")).unwrap();
+    copy(&work.join("results"), &kept);
     fs::copy(cluster.primary().log(), kept.join("postgresql.log")).unwrap();
     if let Some(howdah) = &howdah {
         fs::write(kept.join("howdah.log"), howdah.log()).unwrap();
-        assert!(howdah.get("/healthz").is_some(), "howdah does not answer any more:\n{}", kept.display());
+        assert!(howdah.get("/healthz").is_some(), "howdah does not answer any more: {}", kept.display());
     }
-    let diffs = fs::read(kept.join("regression.diffs")).unwrap_or_default();
-    Outcome::new(&tests, &fs::read_to_string(&printed).unwrap(), &String::from_utf8_lossy(&diffs))
+    let read = |name: &str| {
+        let bytes = fs::read(kept.join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Outcome::new(tests, &read("printed"), &read("regression.diffs"))
+}
+
+/// `pg_regress` against a database that is there, at a port.
+fn program(suite: Suite, cluster: &Cluster, port: u16, work: &Path) -> Command {
+    let inputs = work.join(suite.to_string());
+    let mut program = cluster.primary().command(suite.program());
+    program.args(["--use-existing", "--host=127.0.0.1"]).arg(format!("--port={port}"));
+    program.arg(format!("--user={}", cluster.primary().superuser()));
+    program.arg(format!("--dbname={}", suite.database()));
+    program.arg(format!("--bindir={}", Binaries::find().unwrap().directory().display()));
+    program.arg(format!("--dlpath={}", work.join("lib").display()));
+    program.arg(format!("--inputdir={}", inputs.display()));
+    program.arg(format!("--outputdir={}", work.join("results").display()));
+    program.arg(format!("--schedule={}", inputs.join(suite.schedule()).display()));
+    program.arg(format!("--launcher=timeout -k 5 {TEST_BOUND}"));
+    program.current_dir(work);
+    program
 }
 
 /// A cluster that lets in everybody, with the settings and the database that `pg_regress` would have made.
@@ -210,7 +220,6 @@ fn copy(from: &Path, to: &Path) {
 
 /// Gives a directory and all in it to the user that PostgreSQL runs as.
 fn give(cluster: &Cluster, directory: &Path) {
-    use std::os::unix::fs::MetadataExt;
     let owner = fs::metadata(cluster.primary().data_directory()).unwrap();
     let status =
         Command::new("chown").arg("-R").arg(format!("{}:{}", owner.uid(), owner.gid())).arg(directory).status();
