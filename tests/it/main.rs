@@ -15,6 +15,7 @@ mod fake;
 mod foreign;
 mod harness;
 mod hidden;
+mod leaks;
 mod limits;
 mod login;
 mod modes;

@@ -7,6 +7,7 @@
 
 #![allow(dead_code, unused_imports)] // a test binary rarely uses all of it
 
+pub mod random;
 pub mod script;
 pub mod wire;
 

@@ -5,8 +5,9 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::stream::{Random, Stream, cancel};
+use super::stream::{Stream, cancel};
 use super::tally::Tally;
+use crate::support::random::Random;
 use crate::support::wire::{self, Message};
 
 /// What a client may do.
