@@ -191,6 +191,28 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &Cache::default().statement(&registry, b"select $1\0\0\0")));
     }
 
+    #[derive(Default)]
+    struct EveryHashIsTheSame;
+
+    impl Hasher for EveryHashIsTheSame {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, _: &[u8]) {}
+    }
+
+    #[test]
+    #[allow(clippy::mutable_key_type)] // hashed by the definition, which stays
+    fn texts_whose_hashes_collide_are_still_others() {
+        let registry = Registry::default();
+        let mut known: HashSet<ByDefinition, std::hash::BuildHasherDefault<EveryHashIsTheSame>> = HashSet::default();
+        let texts: [&[u8]; 3] = [b"select 1\0\0\0", b"select 2\0\0\0", b"select 1\0\0\x01\0\0\0\x17"];
+        known.extend(texts.map(|text| ByDefinition(registry.statement(text))));
+        for text in texts {
+            assert_eq!(known.get(text).map(|found| found.0.definition.as_ref()), Some(text));
+        }
+    }
+
     #[test]
     fn after_a_renewal_the_same_text_is_another_statement_for_every_worker() {
         let (registry, caches) = (Registry::default(), [Cache::default(), Cache::default()]);

@@ -7,6 +7,7 @@ mod support;
 
 mod bad_input;
 mod cancel;
+mod catalogue;
 mod copy;
 mod demo;
 mod drivers;

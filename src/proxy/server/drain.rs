@@ -199,13 +199,16 @@ impl Server {
         }
     }
 
-    /// Takes in a ParameterStatus; `None` when it is malformed.
+    /// Takes in a ParameterStatus; `None` when it is malformed or one too many.
     pub fn note_parameter(&mut self, body: &[u8], interner: &Interner<Reported>) -> Option<()> {
         let (name, rest) = split_cstr(body)?;
         let (value, _) = split_cstr(rest)?;
         if self.reported.value(name) != Some(value) {
             let mut reported = Reported::clone(&self.reported);
             reported.set(name, value);
+            if !reported.is_bounded() {
+                return None;
+            }
             self.reported = interner.intern(reported);
         }
         Some(())

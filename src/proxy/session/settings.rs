@@ -18,6 +18,10 @@ pub struct Settings(Vec<(Box<[u8]>, Box<[u8]>)>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reported(Vec<(Box<[u8]>, Box<[u8]>)>);
 
+/// Parameters a server may report, and their bytes.
+const REPORTED_MAX: usize = 200;
+const REPORTED_BYTES_MAX: usize = 128 * 1024;
+
 /// Reported parameters that a session may set itself, in lower case. The others describe the server or the user.
 const SETTABLE: [&[u8]; 9] = [
     b"application_name",
@@ -136,6 +140,14 @@ impl Reported {
     #[must_use]
     pub fn value_of(&self, name: &[u8]) -> Option<&[u8]> {
         self.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Whether a server may report so much. PostgreSQL reports fifteen parameters; each change copies all of them, so
+    /// one that goes on and on would stop its worker.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        let bytes = |(name, value): &(Box<[u8]>, Box<[u8]>)| name.len().saturating_add(value.len());
+        self.0.len() <= REPORTED_MAX && self.0.iter().map(bytes).sum::<usize>() <= REPORTED_BYTES_MAX
     }
 
     /// Names and values.
