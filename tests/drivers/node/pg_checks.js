@@ -166,8 +166,102 @@ async function errorsNoticesAndTypes(pool) {
   await client.end()
 }
 
+async function types(pool) {
+  const values = [
+    ['numeric', '-12345678901234567890.123456789'],
+    ['timestamptz', new Date(Date.UTC(2026, 1, 28, 23, 59, 59, 999))],
+    ['date', '9999-12-31'],
+    ['interval', '-3 days 00:00:05'],
+    ['int[]', [[1, null], [3, 4]]],
+    ['text[]', ['a', 'b"c', 'd,e', null, '']],
+    ['jsonb', { a: [1, 2.5, null, 'ü'] }],
+    ['json', JSON.stringify([true, {}])],
+    ['int4range', '[1,10)'],
+    ['tstzrange', '["2026-01-01 00:00:00+00",)'],
+    ['bytea', Buffer.from(Array.from({ length: 10000 }, (_, i) => i % 256))],
+    ['uuid', '12345678-1234-5678-1234-567812345678'],
+    ['bool', true],
+    ['int8', '4611686018427387904'],
+    ['float8', -Infinity],
+    ['text', "NULL ' \\\\ ü 漢 \\n"],
+    ['text', null],
+  ]
+  const columns = values.map(([name], i) => `$${i + 1}::${name} AS c${i}`).join(', ')
+  const parameters = values.map(([, value]) => value)
+  const client = await pool.connect()
+  try {
+    await client.query("BEGIN; SET LOCAL TimeZone = 'UTC'")
+    const text = (await client.query(`SELECT ${columns}`, parameters)).rows
+    for (let i = 0; i < 3; i++) {
+      const named = await client.query({ name: 'types', text: `SELECT ${columns}`, values: parameters })
+      assert.deepStrictEqual(named.rows, text)
+    }
+    const binary = await client.query({ text: 'SELECT $1::int4 AS i, $2::bool AS b', values: [7, true], binary: true })
+    await client.query('COMMIT')
+    saw('types', text, binary.rows)
+  } finally {
+    client.release()
+  }
+}
+
+async function copies(pool) {
+  // pg has no COPY of its own; what pg-copy-streams sends is sent here by hand
+  await pool.query(`CREATE TABLE ${schema}.copied (i int, t text)`)
+  const client = await pool.connect()
+  const { connection } = client
+  const tags = []
+  try {
+    const copy = (text, started) =>
+      new Promise((resolve, reject) => {
+        const submittable = {
+          submit: (on) => on.query(text),
+          handleCopyInResponse: () => started && started(),
+          handleCopyData: ({ chunk }) => tags.push(chunk.toString()),
+          handleRowDescription: () => {},
+          handleCommandComplete: ({ text }) => tags.push(text),
+          handleReadyForQuery: resolve,
+          handleError: reject,
+        }
+        client.query(submittable)
+      })
+    await copy(`COPY ${schema}.copied FROM STDIN`, () => {
+      for (let i = 0; i < 1000; i++) connection.sendCopyFromChunk(Buffer.from(`${i}\trow ${i}\n`))
+      connection.endCopyFrom()
+    })
+    await copy(`COPY (SELECT * FROM ${schema}.copied WHERE i > 997 ORDER BY i) TO STDOUT`)
+    const failed = await sqlstate(copy(`COPY ${schema}.copied FROM STDIN`, () => connection.sendCopyFail('changed my mind')))
+    saw('copy', tags, failed, (await client.query(`SELECT count(*)::int FROM ${schema}.copied`)).rows)
+  } finally {
+    client.release()
+  }
+}
+
 async function cancels() {
-  // pg has no public call for it; its own timeout ends the connection instead.
+  // What pg's own Client.cancel sends, by hand: it wants a connection of its own, which it does not close.
+  const victim = new Client({ connectionString: url })
+  await victim.connect()
+  const sleeping = sqlstate(victim.query('SELECT pg_sleep(30)'))
+  let ended = null
+  sleeping.then((state) => (ended = state))
+  while (ended === null) {
+    await new Promise((resolve) => {
+      const { hostname, port } = new URL(url)
+      const socket = require('node:net').connect(Number(port), hostname)
+      const request = Buffer.alloc(16)
+      request.writeInt32BE(16, 0)
+      request.writeInt32BE(80877102, 4)
+      request.writeInt32BE(victim.processID, 8)
+      request.writeInt32BE(victim.secretKey, 12)
+      socket.on('error', resolve)
+      socket.on('close', resolve)
+      socket.on('connect', () => socket.write(request))
+      socket.resume()
+    })
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  await victim.end()
+  saw('cancel', ended)
+  // its own timeout ends the connection instead
   const pool = new Pool({ connectionString: url, max: 2 })
   const { rows } = await pool.query('SELECT 1 AS one')
   const timed = new Client({ connectionString: url, query_timeout: 100 })
@@ -199,6 +293,8 @@ async function main() {
   await cursors(pool)
   await streams(pool)
   await errorsNoticesAndTypes(pool)
+  await types(pool)
+  await copies(pool)
   await cancels()
   await pool.end()
   clearTimeout(watchdog)

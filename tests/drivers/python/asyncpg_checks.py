@@ -4,6 +4,9 @@ takes a connection back.
 
 import asyncio
 import datetime
+import ipaddress
+import uuid
+from decimal import Decimal
 
 import asyncpg
 
@@ -126,6 +129,38 @@ async def types_of_its_own(pool):
     saw("types", tuple(row[0]), row[1])
 
 
+async def types_there_and_back(pool):
+    utc = datetime.timezone.utc
+    values = {
+        "numeric": Decimal("-12345678901234567890.123456789"),
+        "timestamp": datetime.datetime(2026, 2, 28, 23, 59, 59, 999999),
+        "timestamptz": datetime.datetime(1900, 1, 1, 12, 30, tzinfo=utc),
+        "date": datetime.date(9999, 12, 31),
+        "time": datetime.time(23, 59, 59, 1),
+        "interval": datetime.timedelta(days=-3, microseconds=5),
+        "int[]": [[1, None], [3, 4]],
+        "text[]": ["a", 'b"c', "d,e", None, ""],
+        "jsonb": '{"a": [1, 2.5, null]}',
+        "json": "[true, {}]",
+        "int4range": asyncpg.Range(1, 10),
+        "numrange": asyncpg.Range(Decimal("1.5"), None, lower_inc=False),
+        "int4multirange": [asyncpg.Range(1, 3), asyncpg.Range(7, 9)],
+        "bytea": bytes(range(256)) * 40,
+        "uuid": uuid.UUID("12345678-1234-5678-1234-567812345678"),
+        "cidr": ipaddress.ip_network("10.0.0.0/8"),
+        "bool": True,
+        "int8": 2**62,
+        "float8": float("-inf"),
+        "point": asyncpg.Point(1.5, -2),
+        "bit(5)": asyncpg.BitString("10110"),
+    }
+    columns = ", ".join(f"${at}::{name}" for at, name in enumerate(values, 1))
+    for _ in range(3):
+        row = await pool.fetchrow(f"SELECT {columns}", *values.values())
+        assert list(row) == list(values.values()), row
+    saw("types there and back", list(row))
+
+
 async def timeouts_and_cancels(pool):
     seen = []
     async with pool.acquire() as connection:
@@ -158,6 +193,7 @@ async def main():
         await cursors(pool)
         await prepared_statements(pool)
         await types_of_its_own(pool)
+        await types_there_and_back(pool)
         await timeouts_and_cancels(pool)
 
 

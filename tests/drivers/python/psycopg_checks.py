@@ -1,12 +1,20 @@
 """psycopg 3 with its default settings, sync and async."""
 
 import asyncio
+import datetime
+import ipaddress
 import threading
 import time
+import uuid
+from decimal import Decimal
 
 import psycopg
 import psycopg_pool
 from psycopg import errors
+from psycopg.types.composite import CompositeInfo
+from psycopg.types.json import Json, Jsonb
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Range
 
 from checks import SCHEMA, SECONDS_MAX, URL, saw
 
@@ -205,6 +213,53 @@ def notices_parameters_and_types():
         saw("types", row[0], row[1], row[2].timestamp(), row[3:])
 
 
+def types_there_and_back():
+    utc = datetime.timezone.utc
+    values = [
+        Decimal("-12345678901234567890.123456789"),
+        Decimal("NaN"),
+        datetime.datetime(2026, 2, 28, 23, 59, 59, 999999),
+        datetime.datetime(1900, 1, 1, 12, 30, tzinfo=utc),
+        datetime.date(9999, 12, 31),
+        datetime.time(23, 59, 59, 1),
+        datetime.timedelta(days=-3, microseconds=5),
+        [[1, None], [3, 4]],
+        ["a", 'b"c', "d,e", None, ""],
+        Jsonb({"a": [1, 2.5, None, "ü"]}),
+        Json([True, {}]),
+        Range(1, 10, "[)"),
+        Range(Decimal("1.5"), None, "(]"),
+        Range(datetime.datetime(2026, 1, 1, tzinfo=utc), datetime.datetime(2026, 1, 2, tzinfo=utc)),
+        Range(empty=True),
+        Multirange([Range(1, 3), Range(7, 9)]),
+        bytes(range(256)) * 40,
+        uuid.UUID("12345678-1234-5678-1234-567812345678"),
+        ipaddress.ip_network("10.0.0.0/8"),
+        "NULL ' \\ ü 漢 \n",
+        True,
+        2**62,
+        float("-inf"),
+        None,
+    ]
+    names = (
+        "numeric numeric timestamp timestamptz date time interval int[] text[] jsonb json int4range numrange tstzrange"
+        " int4range int4multirange bytea uuid cidr text bool int8 float8 text"
+    ).split()
+    with connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        plain = [value.obj if isinstance(value, (Json, Jsonb)) else value for value in values]
+        for binary in (False, True):
+            for _ in range(7):  # unnamed, then by name
+                columns = ", ".join(f"%{'b' if binary else 't'}::{name}" for name in names)
+                row = connection.cursor(binary=binary).execute(f"SELECT {columns}", values).fetchone()
+                assert repr(list(row)).replace("Decimal('NaN')", "") == repr(plain).replace("Decimal('NaN')", ""), row
+        connection.execute(f"CREATE TYPE {SCHEMA}.mood AS ENUM ('sad', 'happy')")
+        connection.execute(f"CREATE TYPE {SCHEMA}.pair AS (a int, m {SCHEMA}.mood)")
+        CompositeInfo.fetch(connection, f"{SCHEMA}.pair").register(connection)
+        pair = connection.execute(f"SELECT ROW(1, 'happy')::{SCHEMA}.pair").fetchone()[0]
+        saw("types there and back", row, tuple(pair))
+
+
 def a_pool_of_threads():
     with psycopg_pool.ConnectionPool(URL, min_size=8, max_size=8, timeout=30) as pool:
         pool.wait(30)
@@ -270,6 +325,7 @@ def main():
     copy_both_ways()
     cancels()
     notices_parameters_and_types()
+    types_there_and_back()
     a_pool_of_threads()
     asyncio.run(asyncio.wait_for(the_same_asynchronously(), SECONDS_MAX))
 
