@@ -403,8 +403,16 @@ impl Session {
         at: usize,
     ) -> Result<(), End> {
         if !Arc::ptr_eq(&self.told, &server.reported) {
-            let told = std::mem::replace(&mut self.told, Arc::clone(&server.reported));
-            for (name, value) in server.reported.iter().filter(|(name, value)| told.value(name) != Some(value)) {
+            let reset = loan.trail.effects().any(Effects::RESETS) && !self.startup.is_empty();
+            let now = if reset {
+                // the server's defaults are not the client's, who has its own back with its next statement
+                let its_own = server.reported.back_to(&server.login, &self.startup, &self.told);
+                self.worker.shared.reported.intern(its_own)
+            } else {
+                Arc::clone(&server.reported)
+            };
+            let told = std::mem::replace(&mut self.told, now);
+            for (name, value) in self.told.iter().filter(|(name, value)| told.value(name) != Some(value)) {
                 messages::parameter_status(incoming.at(at, &mut self.pending), name, value);
             }
         }

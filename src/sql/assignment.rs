@@ -27,9 +27,11 @@ pub enum Lone {
     ResetAll,
 }
 
-/// Settings whose value is a list of names: what one word of it means depends on how it was quoted (`GUC_LIST_QUOTE`).
-const LISTS: [&[u8]; 6] = [
+/// Settings whose value is a list of names: what one word of it means depends on how it was quoted (`GUC_LIST_QUOTE`, which
+/// extensions cannot define).
+const LISTS: [&[u8]; 7] = [
     b"local_preload_libraries",
+    b"output_plugin_libraries",
     b"search_path",
     b"session_preload_libraries",
     b"shared_preload_libraries",

@@ -279,6 +279,8 @@ fn read_claim(message: &startup::StartupMessage<'_>) -> Result<Claim, ClientErro
             name => settings.set(name, value),
         }
     }
+    // PostgreSQL passes over this one: the user's own name stands by then and cannot be overridden from here
+    settings.remove(b"session_authorization");
     Ok(Claim {
         database: text(message.database)?,
         user: text(message.user)?,

@@ -75,7 +75,7 @@ pub struct Session {
     /// What it has set.
     pub(super) wants: Arc<Settings>,
     /// What its startup packet has set: what `RESET` goes back to.
-    startup: Arc<Settings>,
+    pub(super) startup: Arc<Settings>,
     /// The process id of the server on which it last moved a sequence.
     sequence_on: Option<i32>,
     /// What it has been told of its server.

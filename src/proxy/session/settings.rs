@@ -169,6 +169,30 @@ impl Reported {
     }
 }
 
+impl Reported {
+    /// What a client should hear after a RESET: where the server has gone back to what it reported at `login`, the value of
+    /// the client's own `startup` packet, in the spelling it was `told` if that is the same.
+    #[must_use]
+    pub fn back_to(&self, login: &Self, startup: &Settings, told: &Self) -> Self {
+        let mut now = self.clone();
+        for (name, value) in &mut now.0 {
+            let own = startup.value(&name.to_ascii_lowercase()).filter(|_| login.value(name) == Some(value));
+            if let Some(own) = own {
+                *value = told.value(name).filter(|told| spells(told, own)).unwrap_or(own).into();
+            }
+        }
+        now
+    }
+}
+
+/// Whether `reported` is how PostgreSQL spells `given`: `ISO, MDY` for `iso`, `UTF8` for `utf-8`.
+fn spells(reported: &[u8], given: &[u8]) -> bool {
+    let plain = |text: &'_ [u8]| {
+        text.iter().filter(|b| b.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect::<Vec<_>>()
+    };
+    plain(reported).starts_with(&plain(given))
+}
+
 /// Keeps one allocation for equal values. A value nobody holds any longer is forgotten when the set grows.
 #[derive(Debug)]
 pub struct Interner<T> {

@@ -68,7 +68,7 @@ impl Trail {
     /// values of its parameters.
     pub fn note(&mut self, effects: Effects, sql: &[u8], hints: &[u8]) {
         self.effects |= effects;
-        if !effects.any(Effects::SETS | Effects::HIDES) {
+        if !effects.any(Effects::SETS | Effects::HIDES | Effects::PREPARES) {
             return;
         }
         let found = self.found.get_or_insert_default();
@@ -82,7 +82,7 @@ impl Trail {
                 found.names.push(name);
             }
         }
-        if effects.any(Effects::HIDES) {
+        if effects.any(Effects::HIDES | Effects::PREPARES) {
             for text in [sql, hints] {
                 custom_names(text, CUSTOM_MAX, &mut |name| found.add_custom(name));
             }
@@ -140,6 +140,10 @@ impl Trail {
     pub fn left(&mut self, pins: Effects) -> Left {
         let Self { effects, texts, failed, redefines: _, found } = std::mem::take(self);
         let Found { mut names, custom, lone } = found.map(|found| *found).unwrap_or_default();
+        if (effects | pins).any(Effects::PREPARES) && !custom.is_empty() {
+            // the statement will be executed without its text
+            self.found = Some(Box::new(Found { custom: custom.clone(), ..Found::default() }));
+        }
         if !effects.any(Effects::SETS | Effects::HIDES | Effects::PINNING | Effects::FREES) {
             return Left::Nothing;
         }
