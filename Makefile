@@ -4,9 +4,10 @@ DEMO_ARGS ?=
 FUZZ_SECONDS ?= 60
 CONFORMANCE_ARGS ?=
 STRESS_SECONDS ?= 300
+LEAKS_GROUP ?= 10
 CARGO ?= cargo
 
-.PHONY: help build demo test stress negative-control lint docs bench fuzz conformance
+.PHONY: help build demo test stress leaks negative-control lint docs bench fuzz conformance
 .NOTPARALLEL:
 
 help:
@@ -16,7 +17,9 @@ help:
 	@echo "                    DEMO_ARGS='--for 10s --clients 64' goes to howdah demo"
 	@echo '  make test         formatting, lints, and every test: unit, integration with real PostgreSQL and drivers, docs'
 	@echo '  make stress       never a foreign answer, for STRESS_SECONDS ($(STRESS_SECONDS)); prints its seed'
-	@echo '  make negative-control  the same against a build with a known defect, which must be caught'
+	@echo '  make leaks        what one client sets no other sees, and it keeps itself: every setting, in every way. Minutes;'
+	@echo '                    LEAKS_GROUP=1 tries each setting alone and takes an hour'
+	@echo '  make negative-control  both against builds with known defects, which must be caught'
 	@echo '  make build        target/release/howdah'
 	@echo '  make lint         formatting and lints alone'
 	@echo '  make docs         writes docs/configuration.md and config/howdah.reference.toml from src/config'
@@ -43,9 +46,13 @@ stress:
 	@scripts/need rust postgres
 	HOWDAH_STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --release --test it foreign::hundreds -- --ignored --nocapture
 
+leaks:
+	@scripts/need rust postgres
+	HOWDAH_LEAKS_GROUP=$(LEAKS_GROUP) $(CARGO) test --release --test it leaks::everything -- --ignored --nocapture
+
 negative-control:
 	@scripts/need rust postgres
-	$(CARGO) test --test it foreign::a_build -- --ignored --nocapture
+	$(CARGO) test --test it -- foreign::a_build leaks::a_build --ignored --test-threads=1 --nocapture
 
 lint:
 	@scripts/need rust lint

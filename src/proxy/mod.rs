@@ -16,6 +16,8 @@ pub mod accept;
 pub mod cancel;
 pub mod census;
 pub mod client;
+#[cfg(feature = "negative-control")]
+pub mod defect;
 pub mod error;
 pub mod handshake;
 pub mod pool;

@@ -109,7 +109,12 @@ impl Session {
                 moved = true;
             }
             #[cfg(feature = "negative-control")]
-            if loan.rested && server.pipeline.status() == b'I' && server.out.is_none() && self.may_release(loan) {
+            if super::defect::has(super::defect::Defect::EarlyRelease)
+                && loan.rested
+                && server.pipeline.status() == b'I'
+                && server.out.is_none()
+                && self.may_release(loan)
+            {
                 // the defect: what is still owed will be read by whoever comes next
                 server.pipeline = crate::protocol::pipeline::Pipeline::new();
                 return Poll::Ready(Ok(()));

@@ -128,22 +128,22 @@ fn node_postgres_works_by_default() {
 
 /// Enough for every client that keeps a server for a while: a listener, a holder of locks and temporary tables, those
 /// who look at them, each twice.
-const SESSIONS: &str = "[pool]\nsize = 20\nmode = \"session\"\n";
+const SESSIONS: &str = "[pool]\nsize = 10\n";
 
 #[test]
-#[ignore = "until what belongs to a session follows its client"]
+
 fn what_belongs_to_a_session_belongs_to_it_through_psycopg() {
     same_with(SESSIONS, || python("psycopg_session.py", "psycopg"));
 }
 
 #[test]
-#[ignore = "until what belongs to a session follows its client"]
+
 fn what_belongs_to_a_session_belongs_to_it_through_asyncpg() {
     same_with(SESSIONS, || python("asyncpg_session.py", "asyncpg"));
 }
 
 #[test]
-#[ignore = "until what belongs to a session follows its client"]
+
 fn what_belongs_to_a_session_belongs_to_it_through_node_postgres() {
     same_with(SESSIONS, || node("pg_session.js"));
 }

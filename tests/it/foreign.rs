@@ -171,8 +171,8 @@ fn hundreds_of_clients_on_eight_servers_read_only_their_own_answers() {
     stage.howdah.stop(SOON);
 }
 
-/// Builds howdah with its known defect, apart from everything else.
-fn defective() -> PathBuf {
+/// Builds howdah with its known defects, apart from everything else; `HOWDAH_DEFECT` chooses one.
+pub fn defective() -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/negative-control");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--features", "negative-control", "--bin", "howdah", "--target-dir"]).arg(&target);

@@ -222,10 +222,15 @@ impl Howdah {
     /// Serves with another build of howdah and waits for nothing.
     #[track_caller]
     pub fn start_binary(binary: &Path, toml: &str, port: u16, http_port: u16) -> Self {
+        Self::start_command(Command::new(binary), toml, port, http_port)
+    }
+
+    /// [`Self::start_binary`], with an environment of its own.
+    #[track_caller]
+    pub fn start_command(mut command: Command, toml: &str, port: u16, http_port: u16) -> Self {
         let directory = Scratch::new("howdah-served").unwrap();
         let config = directory.path().join("howdah.toml");
         std::fs::write(&config, toml).unwrap();
-        let mut command = Command::new(binary);
         command.arg("serve").arg("-c").arg(&config).current_dir(directory.path());
         command.env("RUST_BACKTRACE", "1").env_remove("NOTIFY_SOCKET");
         let process = Process::spawn(command, &directory.path().join("log")).unwrap();

@@ -54,6 +54,11 @@ const SWEEPS: [&[u8]; 5] =
 /// # Errors
 /// [`InCopy`] when the server is in the middle of something; it should not have been lent.
 pub fn write(server: &mut Server, out: &mut Vec<u8>, change: Change, wants: &Settings) -> Result<(), InCopy> {
+    #[cfg(feature = "negative-control")]
+    let change = match crate::proxy::defect::has(crate::proxy::defect::Defect::NoReset) {
+        true => Change::Set, // the defect: what others have left stays
+        false => change,
+    };
     server.pipeline.begin_prefix();
     server.unnamed = None;
     let mut step = |sql: &[u8], values: &[&[u8]], last: bool| -> Result<(), InCopy> {

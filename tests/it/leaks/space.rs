@@ -75,7 +75,7 @@ fn candidates(column: &[String]) -> Vec<String> {
             "search_path" => texts(&["leak_path"]),
             "timezone_abbreviations" => texts(&["Australia"]),
             "createrole_self_grant" => texts(&["set"]),
-            "restrict_nonsystem_relation_kind" => texts(&["view"]),
+            "restrict_nonsystem_relation_kind" => texts(&["foreign-table"]), // not views: one of the ways
             _ => texts(&["C.UTF-8", "POSIX", "pg_default", "nowhere"]),
         },
     }
@@ -165,11 +165,7 @@ impl Way {
             Self::Default => one(format!("INSERT INTO leak.d{at} (n) VALUES (1)")),
             Self::ExplainAnalyze => one(format!("EXPLAIN (ANALYZE, COSTS OFF) SELECT {config}")),
             Self::Prepared => {
-                vec![
-                    format!("PREPARE leaking AS SELECT {config}"),
-                    "EXECUTE leaking".into(),
-                    "DEALLOCATE leaking".into(),
-                ]
+                vec![format!("PREPARE p{at} AS SELECT {config}"), format!("EXECUTE p{at}"), format!("DEALLOCATE p{at}")]
             }
             Self::Cursor => vec![format!("DECLARE c{at} CURSOR FOR SELECT {config}"), format!("FETCH c{at}")],
             Self::Escaped => one(format!("SELECT U&\"set\\005Fconfig\"('{name}', '{value}', false)")),
