@@ -27,6 +27,7 @@ mod database;
 mod document;
 mod duration;
 mod file;
+pub mod hba;
 mod listener;
 mod load;
 mod overlay;
