@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use howdah::admin::{HttpAddress, HttpListener, Sources};
 use howdah::catalog::connection::ControlConnection;
-use howdah::catalog::{CatalogError, RoleSecret, Verifiers};
+use howdah::catalog::{CatalogError, Lookup, Ordinary, RoleSecret, Verifiers};
 use howdah::cluster::{Monitor, Watch, WatchedCluster, WatchedNode, watch};
+use howdah::config::ChannelBinding;
 use howdah::topology::{Board, ClusterView, Epoch, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -113,7 +114,19 @@ impl Postgres {
     }
 
     fn node(&self, name: &str) -> WatchedNode {
-        WatchedNode { name: name.into(), host: "127.0.0.1".to_owned(), port: self.port, tls: None, tls_required: false }
+        WatchedNode {
+            name: name.into(),
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            tls: None,
+            tls_required: false,
+            channel_binding: ChannelBinding::Prefer,
+        }
+    }
+
+    async fn value(&self, statement: &str) -> String {
+        let connection = ControlConnection::open(&self.node("a"), &monitor("postgres"), "test").await.unwrap();
+        connection.rows(statement).await.unwrap()[0].get(0).unwrap().to_owned()
     }
 
     async fn execute(&self, statement: &str) {
@@ -218,7 +231,7 @@ async fn a_primary_is_found_and_lost_and_found_again_and_readiness_says_so() {
     let postgres = Postgres::primary();
     let board = Arc::new(Board::new());
     let watch = Arc::new(watch(vec![cluster(vec![postgres.node("a")])], board.clone()));
-    let verifiers = Verifiers::start(vec![cluster(vec![postgres.node("a")])], board.clone());
+    let verifiers = Verifiers::start(vec![cluster(vec![postgres.node("a")])], Lookup::default(), board.clone());
     let listener = HttpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.address().clone();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -325,28 +338,78 @@ async fn a_promoted_standby_becomes_the_primary_and_the_old_one_is_not_taken_for
 }
 
 #[tokio::test]
-async fn verifiers_are_read_from_the_catalog_and_again_on_demand() {
+async fn secrets_and_groups_are_what_the_catalogue_says_when_it_is_asked() {
     let postgres = Postgres::primary();
     postgres.execute("create role app login password 'secret'").await;
     postgres.execute("create role past login password 'secret' valid until '2001-01-01'").await;
     postgres.execute("create role ever login password 'secret' valid until 'infinity'").await;
+    postgres.execute("create role later login password 'secret' valid until '2999-01-01'").await;
     postgres.execute("set password_encryption = 'md5'; create role old login password 'secret'").await;
     postgres.execute("create role bare login; create role group_only password 'secret'").await;
+    postgres.execute("grant group_only to bare; grant bare to app").await;
     let board = Arc::new(Board::new());
     let watch = watch(vec![cluster(vec![postgres.node("a")])], board.clone());
-    let verifiers = Verifiers::start(vec![cluster(vec![postgres.node("a")])], board.clone());
+    let lookup = Lookup { groups: true, ..Lookup::default() };
+    let verifiers = Verifiers::start(vec![cluster(vec![postgres.node("a")])], lookup, board.clone());
     eventually(&board, "primary is found", |view| view.primary.is_some()).await;
 
-    verifiers.refresh("main").await.unwrap();
-    let look = |user: &str| verifiers.lookup("main", user);
-    assert!(matches!(look("app"), Some(RoleSecret::Scram(text)) if text.starts_with("SCRAM-SHA-256$4096:")));
-    assert!(matches!(look("ever"), Some(RoleSecret::Scram(_))));
-    assert!(matches!(look("old"), Some(RoleSecret::Md5(text)) if text.len() == 35));
-    assert_eq!((look("past"), look("bare")), (Some(RoleSecret::None), Some(RoleSecret::None)));
-    assert_eq!((look("group_only"), look("late")), (None, None));
+    let ask = async |user: &str| verifiers.ask("main", &user.into()).await.unwrap();
+    assert!(matches!(ask("app").await.secret(), RoleSecret::Scram(verifier) if verifier.iterations == 4096));
+    assert!(matches!(ask("ever").await.secret(), RoleSecret::Scram(_)));
+    assert!(matches!(ask("later").await.secret(), RoleSecret::Scram(_)));
+    assert!(matches!(ask("old").await.secret(), RoleSecret::Md5(hash) if hash.reveal().len() == 35));
+    for nobody in ["past", "bare", "group_only", "late", "'; drop role app; --"] {
+        assert_eq!(ask(nobody).await.secret(), RoleSecret::None, "{nobody}");
+    }
+    let app = ask("app").await;
+    assert!(app.is_member_of("app") && app.is_member_of("bare") && app.is_member_of("group_only"));
+    assert!(!app.is_member_of("old") && !ask("late").await.is_member_of("late"));
+    assert_eq!(verifiers.ordinary("main"), Ordinary::Scram(4096));
+    assert!(verifiers.known("main", "app").is_some() && verifiers.known("main", "late").is_none());
 
-    postgres.execute("create role late login password 'secret'").await;
-    // as from a worker: another thread with its own runtime; many at once share one read
+    // what changes is seen by whoever asks next
+    postgres.execute("create role late login password 'secret'; alter role app password 'other'").await;
+    assert_ne!(ask("app").await.secret(), app.secret());
+    assert!(matches!(ask("late").await.secret(), RoleSecret::Scram(_)));
+    postgres.execute("drop role late").await;
+    assert_eq!(ask("late").await.secret(), RoleSecret::None);
+    assert!(verifiers.missing().is_empty());
+    watch.stop().await;
+}
+
+#[tokio::test]
+async fn a_query_of_the_operators_is_shared_by_those_who_ask_at_once_and_its_until_is_honoured() {
+    let postgres = Postgres::primary();
+    postgres.execute("create role howdah login; create role app login password 'secret'").await;
+    postgres.execute("create role past login password 'secret' valid until '2001-01-01'").await;
+    postgres.execute("create schema admin; grant usage on schema admin to howdah; create sequence admin.calls").await;
+    let function = |columns: &str, body: &str| {
+        format!(
+            "create function admin.{columns} language sql security definer set search_path = pg_catalog, pg_temp \
+             as $$ select nextval('admin.calls'); {body} $$"
+        )
+    };
+    let body = "select rolname, rolpassword, rolvaliduntil from pg_authid where rolname = $1 and rolcanlogin";
+    let returns = "look_up(name, out u name, out p text, out v timestamptz) returns setof record";
+    postgres.execute(&function(returns, body)).await;
+    let cluster = || WatchedCluster { monitor: Some(monitor("howdah")), ..cluster(vec![postgres.node("a")]) };
+    let board = Arc::new(Board::new());
+    let watch = watch(vec![cluster()], board.clone());
+    let query = |text: &str| Lookup { query: Some(text.to_owned()), ..Lookup::default() };
+    let verifiers = Verifiers::start(vec![cluster()], query("select * from admin.look_up($1)"), board.clone());
+    eventually(&board, "primary is found", |view| view.primary.is_some()).await;
+
+    let ask = async |user: &str| verifiers.ask("main", &user.into()).await;
+    assert!(matches!(ask("app").await.unwrap().secret(), RoleSecret::Scram(_)));
+    assert_eq!(ask("past").await.unwrap().secret(), RoleSecret::None);
+    assert_eq!(ask("nobody").await.unwrap().secret(), RoleSecret::None);
+    // without its third column the query itself would have to look
+    verifiers.replace(vec![cluster()], query("select u, p from admin.look_up($1)"));
+    assert!(matches!(ask("past").await.unwrap().secret(), RoleSecret::Scram(_)));
+
+    let calls = || async { postgres.value("select last_value from admin.calls").await.parse::<u64>().unwrap() };
+    let before = calls().await;
+    // as from a worker: another thread with its own runtime
     let shared = verifiers.clone();
     let worker = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -354,15 +417,28 @@ async fn verifiers_are_read_from_the_catalog_and_again_on_demand() {
             let mut asking = tokio::task::JoinSet::new();
             for _ in 0..200 {
                 let shared = shared.clone();
-                asking.spawn(async move { shared.refresh("main").await });
+                asking.spawn(async move { shared.ask("main", &"app".into()).await });
             }
             asking.join_all().await
         })
     });
     let outcomes = tokio::task::spawn_blocking(move || worker.join().unwrap()).await.unwrap();
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-    assert!(matches!(look("late"), Some(RoleSecret::Scram(_))));
-    assert!(verifiers.missing().is_empty());
+    let shared_by = calls().await - before;
+    assert!((1..100).contains(&shared_by), "{shared_by} queries for 200 who asked");
+
+    for (wrong, said) in [
+        ("select u from admin.look_up($1)", "it must answer user, secret"),
+        ("select 1, 2 where $1 = 'x'", "it must answer user, secret"),
+        ("select u, p from admin.look_up($1) where u = $2", "the one parameter $1"),
+        ("select u, p from admin.missing($1)", "function admin.missing(unknown) does not exist"),
+        ("select 'other'::text, p from admin.look_up($1)", "not the user that was asked for"),
+    ] {
+        verifiers.replace(vec![cluster()], query(wrong));
+        let error = ask("app").await.unwrap_err().to_string();
+        assert!(error.contains("auth.query") && error.contains(said), "{wrong}: {error}");
+        assert!(verifiers.missing()[0].contains(said), "{:?}", verifiers.missing());
+    }
     watch.stop().await;
 }
 
@@ -414,17 +490,21 @@ async fn a_monitor_that_may_not_read_passwords_is_told_what_to_grant() {
     let cluster = || WatchedCluster { monitor: Some(monitor("howdah")), ..cluster(vec![postgres.node("a")]) };
     let board = Arc::new(Board::new());
     let watch = watch(vec![cluster()], board.clone());
-    let verifiers = Verifiers::start(vec![cluster()], board.clone());
+    let verifiers = Verifiers::start(vec![cluster()], Lookup::default(), board.clone());
     eventually(&board, "primary is found", |view| view.primary.is_some()).await;
 
-    let error = verifiers.refresh("main").await.unwrap_err();
+    let howdah: Arc<str> = "howdah".into();
+    let error = verifiers.ask("main", &howdah).await.unwrap_err();
     assert!(matches!(error, CatalogError::NoPermission { .. }), "{error}");
     assert!(error.to_string().contains("GRANT SELECT ON pg_catalog.pg_authid TO \"howdah\""), "{error}");
     assert_eq!(verifiers.missing().len(), 1);
 
     postgres.execute("grant select on pg_catalog.pg_authid to howdah").await;
-    verifiers.refresh("main").await.unwrap();
-    assert_eq!(verifiers.lookup("main", "howdah"), Some(RoleSecret::None));
+    let deadline = Instant::now() + BOUND;
+    while verifiers.ask("main", &howdah).await.is_err() {
+        assert!(Instant::now() < deadline, "it does not notice");
+        sleep(Duration::from_millis(50)).await;
+    }
     assert!(verifiers.missing().is_empty());
     watch.stop().await;
 }

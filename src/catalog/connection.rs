@@ -14,9 +14,11 @@ use tokio::task::JoinSet;
 use tokio::time;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::config::{ChannelBinding, Secret};
 use crate::pg::SqlState;
 use crate::topology::{ClusterName, NodeName};
 
@@ -49,6 +51,8 @@ pub struct WatchedNode {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Whether a node that does not offer TLS is refused (libpq: `sslmode` `require` and stricter).
     pub tls_required: bool,
+    /// Whether its login must be bound to TLS (libpq: `channel_binding`).
+    pub channel_binding: ChannelBinding,
 }
 
 impl WatchedNode {
@@ -76,7 +80,11 @@ impl PartialEq for WatchedNode {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        self.name == other.name && self.same_place(other) && same_tls && self.tls_required == other.tls_required
+        self.name == other.name
+            && self.same_place(other)
+            && same_tls
+            && self.tls_required == other.tls_required
+            && self.channel_binding == other.channel_binding
     }
 }
 
@@ -99,7 +107,7 @@ pub struct Monitor {
     /// The role; member of `pg_monitor` to see all, superuser (or granted) to read `pg_authid`.
     pub user: String,
     /// Its password, if the nodes ask for one.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// The database to connect to.
     pub dbname: String,
     /// Between two questions to a node.
@@ -114,7 +122,7 @@ impl fmt::Debug for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Monitor")
             .field("user", &self.user)
-            .field("password", &self.password.as_ref().map(|_| "…"))
+            .field("password", &self.password)
             .field("dbname", &self.dbname)
             .field("interval", &self.interval)
             .field("timeout", &self.timeout)
@@ -228,11 +236,14 @@ impl ControlConnection {
             .keepalives_interval(Duration::from_secs(1))
             .keepalives_retries(KEEPALIVE_RETRIES);
         if let Some(password) = &monitor.password {
-            config.password(password);
+            config.password(password.reveal());
         }
         let opening = async {
             match &node.tls {
                 Some(tls) if !node.host.starts_with('/') => {
+                    if node.channel_binding == ChannelBinding::Require {
+                        config.channel_binding(tokio_postgres::config::ChannelBinding::Require);
+                    }
                     config.ssl_mode(if node.tls_required { SslMode::Require } else { SslMode::Prefer });
                     Self::open_with(&config, MakeRustlsConnect::new(rustls::ClientConfig::clone(tls)), monitor).await
                 }
@@ -281,6 +292,32 @@ impl ControlConnection {
         }
     }
 
+    /// Prepares a statement.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    pub async fn prepare(&self, statement: &str) -> Result<Statement, ConnectionError> {
+        match time::timeout(self.timeout, self.client.prepare(statement)).await {
+            Err(_) => Err(ConnectionError::TimedOut(self.timeout)),
+            Ok(prepared) => prepared.map_err(|error| ConnectionError::from_postgres(&error, self.timeout)),
+        }
+    }
+
+    /// Runs a prepared statement.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    pub async fn query(
+        &self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, ConnectionError> {
+        match time::timeout(self.timeout, self.client.query(statement, parameters)).await {
+            Err(_) => Err(ConnectionError::TimedOut(self.timeout)),
+            Ok(rows) => rows.map_err(|error| ConnectionError::from_postgres(&error, self.timeout)),
+        }
+    }
+
     /// Waits until the connection has ended, and says why.
     ///
     /// # Cancel safety
@@ -308,7 +345,7 @@ mod tests {
     fn a_monitor_never_shows_its_password() {
         let monitor = Monitor {
             user: "howdah".to_owned(),
-            password: Some("hunter2".to_owned()),
+            password: Some(Secret::new("hunter2".to_owned())),
             dbname: "postgres".to_owned(),
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
@@ -326,6 +363,7 @@ mod tests {
             port: 5432,
             tls: None,
             tls_required: false,
+            channel_binding: ChannelBinding::Prefer,
         };
         assert_eq!(node("10.0.0.1").address(), "10.0.0.1:5432");
         assert_eq!(node("::1").address(), "[::1]:5432");

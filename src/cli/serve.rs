@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload;
 
 use crate::admin::http::{HttpAddress, HttpListener, PoolRow, Sources};
-use crate::catalog::{HiddenCatalog, Monitor, Verifiers, WatchedCluster, WatchedNode};
+use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::{Watch, watch};
 use crate::config::{self, Config, LogFormat};
 use crate::proxy::accept::Door;
@@ -99,7 +99,7 @@ async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow:
     let config = running.config.clone();
     let board = Arc::new(Board::new());
     let clusters = watched(&running);
-    let catalog = Verifiers::start(clusters.clone(), Arc::clone(&board));
+    let catalog = Verifiers::start(clusters.clone(), lookup(&config), Arc::clone(&board));
     let hidden = HiddenCatalog::start(clusters.clone(), Arc::clone(&board));
     let workers = config.limits.workers.count();
     let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, hidden, workers));
@@ -199,7 +199,7 @@ fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, log_leve
             }
             let _ = log_level.reload(filter(&running.config)); // fails only once the subscriber is gone
             let clusters = watched(&running);
-            shared.catalog.replace(clusters.clone());
+            shared.catalog.replace(clusters.clone(), lookup(&running.config));
             shared.hidden.replace(clusters.clone());
             monitor.replace(clusters);
             shared.reload(running);
@@ -220,6 +220,7 @@ fn watched(running: &Running) -> Vec<WatchedCluster> {
                 name: node.name.as_str().into(),
                 host: node.host.to_string(),
                 port: node.port,
+                channel_binding: node.tls.as_ref().map(|tls| tls.channel_binding).unwrap_or_default(),
                 tls_required: tls.as_ref().is_some_and(|tls| tls.mode.needs_tls()),
                 tls: tls.filter(|tls| tls.mode.tries_tls_first()).map(|tls| tls.config),
             }
@@ -230,7 +231,7 @@ fn watched(running: &Running) -> Vec<WatchedCluster> {
             nodes: nodes.collect(),
             monitor: Some(Monitor {
                 user: entry.user.clone(),
-                password: entry.resolved_password.as_ref().map(|password| password.reveal().to_owned()),
+                password: entry.resolved_password.clone(),
                 dbname: entry.dbname.clone(),
                 interval: entry.interval.get(),
                 timeout: entry.timeout.get(),
@@ -239,6 +240,15 @@ fn watched(running: &Running) -> Vec<WatchedCluster> {
         }
     });
     clusters.collect()
+}
+
+fn lookup(config: &Config) -> Lookup {
+    let auth = &config.auth;
+    Lookup {
+        query: auth.query.clone(),
+        dbname: auth.dbname.clone(),
+        groups: auth.hba.as_ref().is_some_and(|hba| hba.asks_for_groups()),
+    }
 }
 
 fn http_address(config: &Config) -> Option<HttpAddress> {

@@ -4,12 +4,18 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
+use super::auth::Auth;
 use super::credential::Credential;
 use super::document::{At, Document, Step, key_path};
 use super::file::Config;
-use super::problem::Problem;
+use super::hba::{Fault, Hba, IdentMaps};
+use super::problem::{Place, Problem};
 use super::secret::Secret;
+use super::users_file;
 
 /// Fills in what is found elsewhere; a problem for everything that is not found.
 pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path) -> Vec<Problem> {
@@ -32,6 +38,7 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
             user.credential = seek.credential(secret, key_path!["users", name, key]);
         }
     }
+    seek.auth(&mut config.auth);
     for (name, cluster) in &mut config.clusters {
         let monitor = &mut cluster.monitor;
         let given = Password { text: &monitor.password, file: &mut monitor.password_file, env: &monitor.password_env };
@@ -39,8 +46,8 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
             let place = key_path!["clusters", name, "monitor", key];
             match seek.credential(secret, place) {
                 Some(Credential::Password(password)) => monitor.resolved_password = Some(password),
-                Some(Credential::Verifier(_)) => {
-                    let message = "a SCRAM verifier is not enough to log in to a server";
+                Some(Credential::Verifier(_) | Credential::Md5(_)) => {
+                    let message = "what PostgreSQL stores of a password is not enough to log in to a server";
                     seek.report(place, At::Key, message, "write the password itself");
                 }
                 None => {}
@@ -91,6 +98,56 @@ impl Seek<'_, '_> {
                 self.report(path, At::Value, message, "");
             }
         }
+    }
+
+    /// Reads the files that `[auth]` names.
+    fn auth(&mut self, auth: &mut Auth) {
+        let read_other = |path: &Path| fs::read_to_string(path).map_err(|error| error.to_string());
+        if let Some((file, text)) = self.text(&mut auth.hba_file, key_path!["auth", "hba_file"]) {
+            match Hba::parse(&text, &file, &read_other) {
+                Ok(hba) => auth.hba = Some(Arc::new(hba)),
+                Err(faults) => self.faults(faults),
+            }
+        }
+        if let Some((file, text)) = self.text(&mut auth.ident_file, key_path!["auth", "ident_file"]) {
+            match IdentMaps::parse(&text, &file, &read_other) {
+                Ok(maps) => auth.ident = Arc::new(maps),
+                Err(faults) => self.faults(faults),
+            }
+        }
+        if let Some((file, text)) = self.text(&mut auth.users_file, key_path!["auth", "users_file"]) {
+            match users_file::parse(&text, &file) {
+                Ok(users) => auth.file_users = Arc::new(users),
+                Err(faults) => self.faults(faults),
+            }
+        }
+    }
+
+    /// Makes a path absolute and reads what is there.
+    fn text(&mut self, file: &mut Option<PathBuf>, path: &[Step<'_>]) -> Option<(PathBuf, Zeroizing<String>)> {
+        let before = self.problems.len();
+        self.file(file, path);
+        let file = file.as_ref().filter(|_| self.problems.len() == before)?;
+        match fs::read_to_string(file) {
+            Ok(text) => Some((file.clone(), Zeroizing::new(text))), // it may hold passwords
+            Err(error) => {
+                let message = format!("\"{}\" cannot be read: {error}", file.display());
+                self.report(path, At::Value, message, "");
+                None
+            }
+        }
+    }
+
+    /// What is wrong with another file than the configuration.
+    fn faults(&mut self, faults: Vec<Fault>) {
+        self.problems.extend(faults.into_iter().map(|fault| Problem {
+            file: fault.file,
+            place: Some(Place { line: fault.line, column: 1 }),
+            key: String::new(),
+            message: fault.message,
+            advice: (!fault.advice.is_empty()).then_some(fault.advice),
+            excerpt: None,
+        }));
     }
 
     /// The password and the key it was given by.

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::HttpAddress;
+use super::auth::Auth;
 use super::cluster::Cluster;
 use super::database::Database;
 use super::listener::Listener;
@@ -161,27 +162,6 @@ impl JsonSchema for Workers {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": ["integer", "string"], "minimum": 1, "format": "uint32", "enum": ["auto"] })
     }
-}
-
-/// How clients prove who they are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Auth {
-    /// What a client must show. A client that is connected stays. PgBouncer: `auth_type`.
-    #[schemars(extend("x-reload" = "live"))]
-    pub method: AuthMethod,
-}
-
-/// What a client must show.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum AuthMethod {
-    /// The password, without sending it.
-    #[default]
-    #[serde(rename = "scram-sha-256")]
-    ScramSha256,
-    /// Nothing; only where everybody who can connect may be anybody.
-    Trust,
 }
 
 /// Metrics, health and the API.

@@ -19,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod address;
+mod auth;
 mod check;
 mod cluster;
 mod complete;
@@ -43,14 +44,16 @@ mod text;
 mod timeouts;
 mod tls;
 mod user;
+pub mod users_file;
 mod validate;
 
 pub use address::{Address, Host, HttpAddress, NodeHost};
+pub use auth::{Auth, AuthMethod};
 pub use cluster::{Cluster, Monitor, Node};
-pub use credential::{Credential, ScramVerifier};
+pub use credential::Credential;
 pub use database::{ANY_DATABASE, Database};
 pub use duration::{ConfigDuration, Period};
-pub use file::{Auth, AuthMethod, Config, Http, Limits, Log, LogFormat, LogLevel, Workers};
+pub use file::{Config, Http, Limits, Log, LogFormat, LogLevel, Workers};
 pub use listener::{Listener, SOCKET_PORT, SocketMode};
 pub use load::{load, parse};
 pub use pool::{Pins, Pool, PoolMode, PoolOverlay};
@@ -60,7 +63,7 @@ pub use reload::{RestartNeeded, compare, keep_bound};
 pub use render::{render_docs, render_reference};
 pub use secret::Secret;
 pub use timeouts::{Timeouts, TimeoutsOverlay};
-pub use tls::{ListenerTls, NodeTls, TlsMode};
+pub use tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode};
 pub use user::User;
 
 #[cfg(test)]

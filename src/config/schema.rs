@@ -8,9 +8,10 @@ use serde::de::value::Error as Stop;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde_json::{Map, Value};
 
+use super::auth::Auth;
 use super::cluster::{Cluster, Monitor, Node};
 use super::database::Database;
-use super::file::{Auth, Config, Http, Limits, Log};
+use super::file::{Config, Http, Limits, Log};
 use super::listener::Listener;
 use super::pool::{Pool, PoolOverlay};
 use super::timeouts::{Timeouts, TimeoutsOverlay};

@@ -57,6 +57,17 @@ impl TlsMode {
     }
 }
 
+/// How much SCRAM must be bound to TLS, in libpq's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelBinding {
+    /// Where the node can.
+    #[default]
+    Prefer,
+    /// Or no connection.
+    Require,
+}
+
 /// TLS towards clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -96,6 +107,12 @@ pub struct NodeTls {
     /// system (libpq: `sslrootcert=system`).
     #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "root.crt"))]
     pub ca: Option<PathBuf>,
+
+    /// Whether a node must prove at login that nobody stands between it and howdah, whatever certificate it shows (libpq:
+    /// `channel_binding`). With prefer, a node that offers it is bound, and one that notices that its offer was taken away
+    /// refuses; with require, a node that does not offer it, or that asks for no SCRAM at all, is not used.
+    #[schemars(extend("x-reload" = "live"))]
+    pub channel_binding: ChannelBinding,
 
     /// The certificate with which howdah presents itself, in PEM format.
     #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "howdah.crt"))]

@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::address::{Address, Host, HttpAddress, NodeHost};
+use super::auth::AuthMethod;
 use super::cluster::Node;
+use super::credential::Credential;
 use super::document::{At, Document, Step, key_path};
 use super::file::Config;
+use super::hba::ClientCert;
 use super::listener::{Listener, SocketMode};
 use super::problem::Problem;
 use super::suggest::nearest;
-use super::tls::{ListenerTls, NodeTls, TlsMode};
+use super::tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode};
 
 /// Everything that contradicts something else in the file.
 pub(super) fn validate(config: &Config, document: &Document<'_>) -> Vec<Problem> {
@@ -20,6 +23,7 @@ pub(super) fn validate(config: &Config, document: &Document<'_>) -> Vec<Problem>
         rules.nodes(name, &cluster.nodes);
     }
     rules.databases(config);
+    rules.auth(config);
     rules.problems
 }
 
@@ -105,6 +109,59 @@ impl Rules<'_, '_> {
         }
     }
 
+    fn auth(&mut self, config: &Config) {
+        let auth = &config.auth;
+        match (auth.method, &auth.hba_file) {
+            (AuthMethod::Hba, None) => {
+                let advice = "write hba_file = \"pg_hba.conf\"";
+                self.report(key_path!["auth", "method"], At::Value, "method \"hba\" needs rules", advice);
+            }
+            (AuthMethod::Hba, Some(_)) | (_, None) => {}
+            // somebody who writes rules believes that they hold
+            (_, Some(_)) => self.report(
+                key_path!["auth", "hba_file"],
+                At::Key,
+                "the rules do not hold with this method",
+                "write method = \"hba\", or remove \"hba_file\"",
+            ),
+        }
+        if auth.query.as_ref().is_some_and(|query| !query.contains("$1")) {
+            let message = "the query does not ask for a user";
+            self.report(key_path!["auth", "query"], At::Key, message, "write $1 where the user's name belongs");
+        }
+        if auth.query.is_none() && auth.dbname.is_some() {
+            let message = "\"dbname\" says where \"query\" runs, and there is none";
+            self.report(key_path!["auth", "dbname"], At::Key, message, "write \"query\" too, or remove it");
+        }
+        let listens = |wanted: &dyn Fn(&Listener) -> bool| config.listeners.iter().any(wanted);
+        let wants_certificates = auth.method == AuthMethod::Cert
+            || auth.hba.iter().flat_map(|hba| &hba.rules).any(|rule| rule.client_cert != ClientCert::Ignored);
+        if wants_certificates && !listens(&|listener| listener.tls.as_ref().is_some_and(|tls| tls.ca.is_some())) {
+            let message = "certificates are asked for, and no listener knows whose to accept";
+            self.report(key_path!["auth"], At::Key, message, "write \"ca\" into the tls table of a listener");
+        }
+        if auth.method == AuthMethod::Peer && !listens(&|listener| matches!(listener.address, Address::Unix(_))) {
+            let message = "method \"peer\" is for Unix sockets, and no listener is one";
+            let advice = "write a listener with address = \"unix:/dir\"";
+            self.report(key_path!["auth", "method"], At::Value, message, advice);
+        }
+        let maps =
+            auth.hba.iter().flat_map(|hba| &hba.rules).filter_map(|rule| rule.map.as_ref().map(|map| (map, rule)));
+        for (map, rule) in maps.filter(|(map, _)| !auth.ident.has(map)) {
+            let message = format!("no map \"{map}\" for the rule in line {}", rule.line);
+            self.report(key_path!["auth", "ident_file"], At::Value, message, "write its lines into the ident file");
+        }
+        if auth.method == AuthMethod::ScramSha256 {
+            for (name, user) in &config.users {
+                if matches!(user.credential, Some(Credential::Md5(_))) {
+                    let message = "an md5 hash cannot serve for scram-sha-256";
+                    let advice = "write the password or a SCRAM verifier, or method = \"md5\" under [auth]";
+                    self.report(key_path!["users", name], At::Key, message, advice);
+                }
+            }
+        }
+    }
+
     fn pair(&mut self, table: &[Step<'_>], cert: bool, key: bool) {
         match (cert, key) {
             (true, false) => self.report(table, At::Key, "\"cert\" without \"key\"", "write both"),
@@ -153,6 +210,10 @@ impl Rules<'_, '_> {
         }
         self.pair(table, tls.cert.is_some(), tls.key.is_some());
         let mode = mode_name(tls.mode);
+        if tls.channel_binding == ChannelBinding::Require && !tls.mode.needs_tls() {
+            let message = format!("channel_binding \"require\" needs TLS, and mode \"{mode}\" does not");
+            self.report(table, At::Key, message, "write mode = \"require\" or stricter");
+        }
         if tls.mode == TlsMode::VerifyCa && tls.ca.is_none() {
             // With the authorities of the operating system anybody could get a certificate that passes.
             let message = "mode \"verify-ca\" needs to know which authority to trust";

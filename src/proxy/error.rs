@@ -7,6 +7,7 @@
 use crate::pg::SqlState;
 use crate::protocol::error_response::{self, Severity};
 use crate::protocol::frame::FrameError;
+use crate::protocol::scram::ScramError;
 use crate::protocol::startup::StartupError;
 
 /// Why a request or a session is refused or ended.
@@ -27,11 +28,44 @@ pub enum ClientError {
     /// Wrong password, no password, no such user: not to be told apart.
     #[error("password authentication failed for user \"{0}\"")]
     WrongPassword(String),
-    /// The client's part of SCRAM is not SCRAM.
-    #[error("SASL authentication failed: {0}")]
-    Sasl(String),
+    /// The same, while nobody knows whether the password is right: the cluster cannot be asked, and a role may be new.
+    #[error("password of user \"{0}\" could not be checked: the cluster's passwords cannot be read now")]
+    PasswordsUnreadable(String),
+    /// The client's part of SCRAM is not SCRAM, or somebody stands in between.
+    #[error("{}", scram_text(.0))]
+    Scram(ScramError),
+    /// SASL with something that was not offered.
+    #[error("client selected an invalid SASL authentication mechanism")]
+    NoSuchMechanism,
+    /// What is said to be a password is none.
+    #[error("password packet is too long")]
+    AnswerTooLong,
+    /// A rule of `hba_file` says so.
+    #[error("pg_hba.conf rejects connection for {0}")]
+    HbaRejects(String),
+    /// The same for physical replication.
+    #[error("pg_hba.conf rejects replication connection for {0}")]
+    HbaRejectsReplication(String),
+    /// No rule of `hba_file` fits.
+    #[error("no pg_hba.conf entry for {0}")]
+    HbaNoEntry(String),
+    /// The same for physical replication.
+    #[error("no pg_hba.conf entry for replication connection from {0}")]
+    HbaNoReplicationEntry(String),
+    /// The method or the rule wants a certificate.
+    #[error("connection requires a valid client certificate")]
+    NoCertificate,
+    /// The client's certificate is another user's.
+    #[error("certificate authentication failed for user \"{0}\"")]
+    WrongCertificate(String),
+    /// The client's process is another user's.
+    #[error("Peer authentication failed for user \"{0}\"")]
+    WrongPeer(String),
     /// The client expected another answer to its startup.
-    #[error("expected a password message, got message type {0}")]
+    #[error("expected SASL response, got message type {0}")]
+    NotSasl(u8),
+    /// The same for md5.
+    #[error("expected password response, got message type {0}")]
     NotAPassword(u8),
     /// The listener wants TLS.
     #[error("SSL required")]
@@ -151,11 +185,21 @@ impl ClientError {
             }
             Self::NoSuchDatabase(_) => SqlState::INVALID_CATALOG_NAME,
             Self::WrongPassword(_) => SqlState::INVALID_PASSWORD,
-            Self::TlsRequired => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            Self::Scram(error) => error.sqlstate(),
+            Self::TlsRequired
+            | Self::HbaRejects(_)
+            | Self::HbaRejectsReplication(_)
+            | Self::HbaNoEntry(_)
+            | Self::HbaNoReplicationEntry(_)
+            | Self::NoCertificate
+            | Self::WrongCertificate(_)
+            | Self::WrongPeer(_) => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Startup(error) => error.sqlstate(),
             Self::Replication | Self::StatementMode | Self::PinsForbidden(_) => SqlState::FEATURE_NOT_SUPPORTED,
             Self::ShuttingDown | Self::SessionLost => SqlState::ADMIN_SHUTDOWN,
-            Self::NoPrimary(_) | Self::ServerUnreachable(_) | Self::PoolRetired => SqlState::CANNOT_CONNECT_NOW,
+            Self::NoPrimary(_) | Self::ServerUnreachable(_) | Self::PoolRetired | Self::PasswordsUnreadable(_) => {
+                SqlState::CANNOT_CONNECT_NOW
+            }
             Self::LoginTimeout | Self::Stalled | Self::SlowReader | Self::ServerRefused(_) => {
                 SqlState::CONNECTION_FAILURE
             }
@@ -166,7 +210,9 @@ impl ClientError {
             Self::OutcomeUnknown => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
             Self::BlockLost => SqlState::SERIALIZATION_FAILURE,
             Self::BlockFailed => SqlState::IN_FAILED_SQL_TRANSACTION,
-            Self::Sasl(_)
+            Self::NoSuchMechanism
+            | Self::AnswerTooLong
+            | Self::NotSasl(_)
             | Self::NotAPassword(_)
             | Self::PlaintextBeforeTls
             | Self::InCopy(_)
@@ -206,7 +252,18 @@ impl ClientError {
             | Self::TooManyClientsOfUser
             | Self::NoSuchDatabase(_)
             | Self::WrongPassword(_)
-            | Self::Sasl(_)
+            | Self::PasswordsUnreadable(_)
+            | Self::Scram(_)
+            | Self::NoSuchMechanism
+            | Self::AnswerTooLong
+            | Self::HbaRejects(_)
+            | Self::HbaRejectsReplication(_)
+            | Self::HbaNoEntry(_)
+            | Self::HbaNoReplicationEntry(_)
+            | Self::NoCertificate
+            | Self::WrongCertificate(_)
+            | Self::WrongPeer(_)
+            | Self::NotSasl(_)
             | Self::NotAPassword(_)
             | Self::TlsRequired
             | Self::PlaintextBeforeTls
@@ -240,6 +297,14 @@ impl ClientError {
             }
             Self::NoSuchDatabase(_) => "Add it under [databases] in howdah.toml, or [databases.\"*\"] for every name.",
             Self::TlsRequired => "The listener has tls mode \"require\" or stricter; connect with sslmode=require.",
+            Self::PasswordsUnreadable(_) => "Try again; /status of howdah says what is known of the cluster.",
+            Self::HbaRejects(_)
+            | Self::HbaRejectsReplication(_)
+            | Self::HbaNoEntry(_)
+            | Self::HbaNoReplicationEntry(_) => "The rules are those of \"hba_file\" under [auth] in howdah.toml.",
+            Self::NoCertificate => {
+                "The method asks for a certificate that \"ca\" of the listener has signed; connect with sslcert and sslkey."
+            }
             Self::LoginTimeout => "The bound is \"client_login\" under [timeouts] in howdah.toml.",
             Self::QueryWait => {
                 "All server connections of the pool are busy. Raise \"size\" under [pool], or \"query_wait\" under \
@@ -267,6 +332,14 @@ impl ClientError {
         })
     }
 
+    /// What exactly, where PostgreSQL says it apart.
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::Scram(error) => scram_detail(error),
+            _ => None,
+        }
+    }
+
     /// Appends it as an ErrorResponse.
     pub fn write(&self, out: &mut Vec<u8>) {
         self.write_as(out, self.severity());
@@ -280,7 +353,10 @@ impl ClientError {
     fn write_as(&self, out: &mut Vec<u8>, severity: Severity) {
         match self {
             Self::ServerRefused(fields) => error_response::relabel(out, severity, fields),
-            _ => error_response::error(out, severity, self.code(), &self.to_string(), None, self.hint()),
+            _ => {
+                let detail = self.detail();
+                error_response::error(out, severity, self.code(), &self.to_string(), detail.as_deref(), self.hint());
+            }
         }
     }
 
@@ -290,6 +366,28 @@ impl ClientError {
         let mut out = Vec::new();
         self.write(&mut out);
         out.into()
+    }
+}
+
+/// PostgreSQL's words (`auth-scram.c`).
+fn scram_text(error: &ScramError) -> String {
+    match error {
+        ScramError::TooLong | ScramError::Malformed(_) | ScramError::BindingFlag => {
+            "malformed SCRAM message".to_owned()
+        }
+        ScramError::UnsupportedExtension => "client requires an unsupported SCRAM extension".to_owned(),
+        ScramError::BindingDowngrade => "SCRAM channel binding negotiation error".to_owned(),
+        ScramError::Nonce => "invalid SCRAM response".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn scram_detail(error: &ScramError) -> Option<String> {
+    match error {
+        ScramError::Malformed(what) => Some(format!("Malformed {what}.")),
+        ScramError::TooLong | ScramError::BindingFlag | ScramError::BindingDowngrade => Some(format!("{error}.")),
+        ScramError::Nonce => Some("Nonce does not match.".to_owned()),
+        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@
 //! 6. [`relay`]: frames both ways until the server owes nothing
 //! 7. [`pool`] again: the server goes to whoever waits, or rests
 //!
-//! Beside it: [`server`] (a server connection), [`statements`] (what clients prepare, shared), [`cancel`] (a cancel
+//! Beside it: [`secrets`] (what proves a client, and logs it in to servers), [`server`] (a server connection), [`statements`] (what clients prepare, shared), [`cancel`] (a cancel
 //! key's way), [`client`] (what others may do to a client), [`census`] (who is connected), [`error`] (what a client can be
 //! told).
 
@@ -22,6 +22,7 @@ pub mod error;
 pub mod handshake;
 pub mod pool;
 pub mod relay;
+pub mod secrets;
 pub mod server;
 pub mod session;
 pub mod shared;

@@ -15,16 +15,14 @@ use super::cancel::Cancels;
 use super::census::Census;
 use super::pool::budget::{Budget, Budgets};
 use super::pool::{Pool, PoolKey, PoolSettings};
+use super::secrets::{FileUsers, Secrets};
 use super::server::Endpoint;
-use super::server::connect::{ServerCredential, ServerPassword};
 use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
-use crate::catalog::HiddenCatalog;
-use crate::catalog::verifiers::{RoleSecret, Verifiers};
+use crate::catalog::{HiddenCatalog, Verifiers};
 use crate::config::TlsMode;
-use crate::config::{Config, Credential, Profile};
+use crate::config::{Config, Profile};
 use crate::net::tls::{ClientTls, ServerTls, TlsError, client_config, server_config};
-use crate::protocol::scram::{Keys, Verifier};
 use crate::topology::Board;
 
 /// The configuration in force, and what was made of it once.
@@ -36,10 +34,8 @@ pub struct Running {
     pub endpoints: HashMap<(Arc<str>, Arc<str>), Arc<Endpoint>>,
     /// TLS of each listener, in the file's order.
     pub listener_tls: Vec<Option<ListenerTls>>,
-    /// What logs in to servers for users whose password is in the file.
-    server_credentials: HashMap<String, ServerCredential>,
-    /// What checks the proofs of users whose password or verifier is in the file; derived at first use.
-    verifiers: Mutex<HashMap<String, Verifier>>,
+    /// Users whose secret is in a file.
+    pub file_users: FileUsers,
 }
 
 /// TLS on a listener.
@@ -69,6 +65,7 @@ impl Running {
                     host: node.host.to_string().into(),
                     port: node.port,
                     tls,
+                    channel_binding: node.tls.as_ref().map(|tls| tls.channel_binding).unwrap_or_default(),
                 };
                 endpoints.insert((cluster.as_str().into(), node.name.as_str().into()), Arc::new(endpoint));
             }
@@ -87,49 +84,13 @@ impl Running {
                 _ => None,
             });
         }
-        let server_credentials = config.users.iter().filter_map(|(name, user)| match &user.credential {
-            Some(Credential::Password(password)) => {
-                let password = Arc::new(ServerPassword::new(password.clone()));
-                Some((name.clone(), ServerCredential::Password(password)))
-            }
-            Some(Credential::Verifier(_)) | None => None,
-        });
-        Ok(Self {
-            server_credentials: server_credentials.collect(),
-            endpoints,
-            listener_tls,
-            verifiers: Mutex::default(),
-            config,
-        })
+        Ok(Self { file_users: FileUsers::of(&config), endpoints, listener_tls, config })
     }
 
     /// How to speak TLS to a node.
     #[must_use]
     pub fn node_tls(&self, cluster: &str, node: &str) -> Option<ClientTls> {
         self.endpoints.get(&(cluster.into(), node.into())).and_then(|endpoint| endpoint.tls.clone())
-    }
-
-    /// What checks the proof of a user whose password is in the file.
-    fn verifier(&self, user: &str) -> Option<Verifier> {
-        let credential = self.config.users.get(user)?.credential.as_ref()?;
-        let mut made = self.verifiers.lock();
-        if let Some(verifier) = made.get(user) {
-            return Some(verifier.clone());
-        }
-        let verifier = match credential {
-            Credential::Password(password) => {
-                let salt: [u8; 16] = rand::random();
-                Verifier::from_password(password.reveal().as_bytes(), &salt, crate::protocol::scram::ITERATIONS_DEFAULT)
-            }
-            Credential::Verifier(stored) => Verifier {
-                iterations: stored.iterations,
-                salt: stored.salt.clone(),
-                stored_key: *stored.stored_key,
-                server_key: *stored.server_key,
-            },
-        };
-        made.insert(user.to_owned(), verifier.clone());
-        Some(verifier)
     }
 }
 
@@ -158,10 +119,8 @@ pub struct Shared {
     pub reported: Interner<Reported>,
     /// Nothing set.
     pub neutral: Arc<Settings>,
-    /// What clients' proofs have shown, by cluster and user.
-    keyring: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<Keys>>>,
-    /// Makes the challenges for users who do not exist.
-    secret: [u8; 32],
+    /// Who has proven what.
+    pub secrets: Secrets,
     started: Instant,
     last_client: AtomicU64,
     /// How many workers there are.
@@ -192,8 +151,7 @@ impl Shared {
             neutral: settings.intern(Settings::default()),
             settings,
             reported: Interner::default(),
-            keyring: Mutex::default(),
-            secret: rand::random(),
+            secrets: Secrets::default(),
             started: Instant::now(),
             last_client: AtomicU64::new(0),
             workers,
@@ -236,46 +194,6 @@ impl Shared {
     #[must_use]
     pub fn next_client(&self) -> u64 {
         self.last_client.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// What checks a user's proof; a made-up one, which nothing fits, when there is no such user or no SCRAM password.
-    /// The second says whether it is real.
-    #[must_use]
-    pub fn verifier(&self, cluster: Option<&str>, user: &str) -> (Verifier, bool) {
-        if let Some(verifier) = self.running.load().verifier(user) {
-            return (verifier, true);
-        }
-        let stored = cluster.and_then(|cluster| self.catalog.lookup(cluster, user));
-        if let Some(RoleSecret::Scram(text)) = stored
-            && let Ok(verifier) = text.parse()
-        {
-            return (verifier, true);
-        }
-        (Verifier::mock(user.as_bytes(), &self.secret), false)
-    }
-
-    /// Remembers what a client's proof has shown.
-    pub fn remember_keys(&self, cluster: &Arc<str>, user: &Arc<str>, keys: Keys) {
-        let mut keyring = self.keyring.lock();
-        let key = (Arc::clone(cluster), Arc::clone(user));
-        if keyring.get(&key).is_none_or(|known| **known != keys) {
-            keyring.insert(key, Arc::new(keys));
-        }
-    }
-
-    /// What logs a user in to the servers of a cluster.
-    #[must_use]
-    pub fn credential(&self, cluster: &Arc<str>, user: &Arc<str>) -> ServerCredential {
-        if let Some(credential) = self.running.load().server_credentials.get(&**user) {
-            return credential.clone();
-        }
-        if let Some(keys) = self.keyring.lock().get(&(Arc::clone(cluster), Arc::clone(user))) {
-            return ServerCredential::Keys(Arc::clone(keys));
-        }
-        match self.catalog.lookup(cluster, user) {
-            Some(RoleSecret::Md5(hash)) => ServerCredential::Md5(hash),
-            _ => ServerCredential::None,
-        }
     }
 
     /// The pool a session borrows from now, or why there is none.

@@ -57,7 +57,7 @@ fn same_with(pool: &str, command: impl Fn() -> Command + Sync) {
 }
 
 /// Waits for a command's end, bounded; its standard output, or everything it said.
-fn finish(mut command: Command, input: &str) -> Result<String, String> {
+pub fn finish(mut command: Command, input: &str) -> Result<String, String> {
     let name = format!("{command:?}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{name}: {error}"))?;

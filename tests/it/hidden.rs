@@ -49,10 +49,11 @@ fn watched(node: &Node) -> WatchedCluster {
         port: node.port(),
         tls: None,
         tls_required: false,
+        channel_binding: howdah::config::ChannelBinding::Prefer,
     };
     let monitor = Monitor {
         user: node.superuser().to_owned(),
-        password: Some(node.password().to_owned()),
+        password: Some(howdah::config::Secret::new(node.password().to_owned())),
         dbname: "postgres".to_owned(),
         interval: Duration::from_secs(1),
         timeout: SOON,

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auth;
 mod bad_input;
 mod cancel;
 mod catalogue;
@@ -21,11 +22,13 @@ mod limits;
 mod login;
 mod modes;
 mod outage;
+mod passwords;
 mod pins;
 mod pipelines;
 mod plans;
 mod protocol;
 mod reload;
+mod scram;
 mod settings;
 mod shutdown;
 mod starving;

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -11,13 +12,13 @@ use crate::support::wire;
 use crate::support::{Cluster, Howdah, SOON, Tenant, config, eventually, free_port, shared};
 
 /// An authority, and a folder for what it signs.
-struct Authority {
+pub struct Authority {
     folder: tempfile::TempDir,
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -28,33 +29,65 @@ impl Authority {
         Self { folder, ca }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// `NAME.crt` and `NAME.key`, for this host.
-    fn sign(&self, name: &str, host: &str) {
+    pub fn sign(&self, name: &str, host: &str) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([host.to_owned()]).unwrap();
         std::fs::write(self.path(&format!("{name}.crt")), params.signed_by(&key, &self.ca).unwrap().pem()).unwrap();
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
+    /// `NAME.crt` and `NAME.key`, for a client of this name.
+    pub fn sign_client(&self, name: &str, common_name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        std::fs::write(self.path(&format!("{name}.crt")), params.signed_by(&key, &self.ca).unwrap().pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        let private = std::fs::Permissions::from_mode(0o600); // libpq insists
+        std::fs::set_permissions(self.path(&format!("{name}.key")), private).unwrap();
+    }
+
+    /// What a client trusts, and shows if `name` is one that was signed.
+    pub fn client(&self, name: Option<&str>) -> Arc<rustls::ClientConfig> {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.path("ca.crt")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let config = match name {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let file = |kind: &str| self.path(&format!("{name}.{kind}"));
+                let chain = vec![CertificateDer::from_pem_file(file("crt")).unwrap()];
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(file("key")).unwrap()).unwrap()
+            }
+        };
+        Arc::new(config)
+    }
+
     /// A `tls` line of a listener.
-    fn listener(&self, name: &str, mode: &str) -> String {
+    pub fn listener(&self, name: &str, mode: &str) -> String {
         let (cert, key) = (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")));
         format!("tls = {{ cert = \"{}\", key = \"{}\", mode = \"{mode}\" }}\n", cert.display(), key.display())
     }
 }
 
 /// Serves these with a line under the listener and one under the node.
-fn serve(cluster: &Cluster, listener: &str, node: &str) -> Howdah {
+pub fn serve(cluster: &Cluster, listener: &str, node: &str) -> Howdah {
     let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
     let toml = tls_config(&config(cluster.nodes(), port, http_port, ""), listener, node);
     Howdah::start(&toml, port, http_port)
 }
 
-fn tls_config(plain: &str, listener: &str, node: &str) -> String {
+pub fn tls_config(plain: &str, listener: &str, node: &str) -> String {
     plain.replacen("\n\n[http]", &format!("\n{listener}\n[http]"), 1).trim_end().to_owned() + "\n" + node
 }
 
@@ -74,7 +107,7 @@ fn out(output: &Output) -> String {
 }
 
 /// A PostgreSQL of its own that speaks TLS with a certificate for `host`.
-fn tls_cluster(authority: &Authority, host: &str) -> Cluster {
+pub fn tls_cluster(authority: &Authority, host: &str) -> Cluster {
     let cluster = Cluster::builder()
         .hba("hostssl all postgres all scram-sha-256")
         .start()
@@ -94,7 +127,7 @@ fn tls_cluster(authority: &Authority, host: &str) -> Cluster {
     cluster
 }
 
-fn node_tls(mode: &str, ca: &Path) -> String {
+pub fn node_tls(mode: &str, ca: &Path) -> String {
     match mode {
         "verify-ca" | "verify-full" => format!("tls = {{ mode = \"{mode}\", ca = \"{}\" }}\n", ca.display()),
         _ => format!("tls = {{ mode = \"{mode}\" }}\n"),

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_protocol::authentication::md5_hash;
@@ -44,6 +45,18 @@ impl Transport for UnixStream {
     }
     fn close(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Both)
+    }
+}
+
+/// TLS over TCP.
+pub type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+impl Transport for TlsStream {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.sock.set_read_timeout(timeout)
+    }
+    fn close(&self) -> io::Result<()> {
+        self.sock.shutdown(Shutdown::Both)
     }
 }
 
@@ -202,6 +215,21 @@ impl Client {
         Ok(Self::over(Box::new(UnixStream::connect(path)?)))
     }
 
+    /// Connects over TCP, asks for TLS and makes the handshake; the second is the server's certificate.
+    pub fn connect_tls(address: impl ToSocketAddrs, config: &Arc<rustls::ClientConfig>) -> io::Result<(Self, Vec<u8>)> {
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        socket.write_all(&ssl_request())?;
+        let mut answer = [0];
+        socket.read_exact(&mut answer)?;
+        assert_eq!(answer, *b"S", "no TLS");
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let mut tls = rustls::ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        tls.complete_io(&mut socket)?;
+        let certificate = tls.peer_certificates().unwrap()[0].to_vec();
+        Ok((Self::over(Box::new(TlsStream::new(tls, socket))), certificate))
+    }
+
     /// Any transport, for TLS.
     pub fn over(stream: Box<dyn Transport>) -> Self {
         stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
@@ -265,6 +293,17 @@ impl Client {
 
     /// The login after a startup packet that was sent by other means.
     pub fn authenticate(&mut self, user: &str, password: &str) -> io::Result<Vec<Message>> {
+        self.authenticate_by(user, password, "SCRAM-SHA-256", &ChannelBinding::unsupported)
+    }
+
+    /// [`Client::authenticate`] with this mechanism and channel binding where SASL is asked for.
+    pub fn authenticate_by(
+        &mut self,
+        user: &str,
+        password: &str,
+        mechanism: &str,
+        binding: &dyn Fn() -> ChannelBinding,
+    ) -> io::Result<Vec<Message>> {
         let mut scram: Option<ScramSha256> = None;
         let mut messages = Vec::new();
         loop {
@@ -292,8 +331,8 @@ impl Client {
                     self.try_send(&password_message(&hash))?;
                 }
                 10 => {
-                    let exchange = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-                    self.try_send(&sasl_initial("SCRAM-SHA-256", exchange.message()))?;
+                    let exchange = ScramSha256::new(password.as_bytes(), binding());
+                    self.try_send(&sasl_initial(mechanism, exchange.message()))?;
                     scram = Some(exchange);
                 }
                 11 => {

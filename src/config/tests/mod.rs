@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 
+mod auth;
 mod problems;
 mod settings;
 

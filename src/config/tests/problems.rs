@@ -169,7 +169,10 @@ fn a_monitor_needs_a_password_and_not_a_verifier() {
         &format!("user = \"howdah\", password = \"SCRAM-SHA-256$4096:c2FsdA==${key}:{key}\""),
     );
     let lines = said(&text);
-    assert!(lines[0].contains("clusters.main.monitor.password: a SCRAM verifier is not enough"), "{lines:?}");
+    assert!(
+        lines[0].contains("clusters.main.monitor.password: what PostgreSQL stores of a password is not enough"),
+        "{lines:?}"
+    );
     let text = MAIN.replace("user = \"howdah\"", "user = \"howdah\", password = \"secret\"");
     let config = read(&text).unwrap();
     assert_eq!(config.clusters["main"].monitor.resolved_password.as_ref().map(Secret::reveal), Some("secret"));

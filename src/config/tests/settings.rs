@@ -31,7 +31,7 @@ fn a_password_comes_from_one_of_three_places() {
     let config = load(&path).unwrap();
     let password = |user: &str| match config.users[user].credential.as_ref()? {
         Credential::Password(secret) => Some(secret.reveal().to_owned()),
-        Credential::Verifier(_) => panic!("not a password"),
+        Credential::Verifier(_) | Credential::Md5(_) => panic!("not a password"),
     };
     assert_eq!(password("a").as_deref(), Some("from text"));
     assert_eq!(password("b").as_deref(), Some("from file"));

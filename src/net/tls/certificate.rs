@@ -1,4 +1,4 @@
-//! The two things we must know of a certificate and rustls does not tell: its hash for channel binding, and its dates.
+//! What we must know of a certificate and rustls does not tell: its hash for channel binding, its dates, and whose it is.
 //!
 //! Reads as much DER as that takes, with every length checked against what is there; anything odd is `None`. Not here:
 //! whether a certificate is to be trusted.
@@ -42,6 +42,36 @@ pub fn validity(cert_der: &[u8]) -> Option<RangeInclusive<i64>> {
     tbs.next(SEQUENCE)?; // issuer
     let mut dates = Der(tbs.next(SEQUENCE)?);
     Some(dates.time()?..=dates.time()?)
+}
+
+/// The first common name of a certificate's subject, as `ssl_get_peer_cn()` finds it. `None` when it has none, or one that
+/// is not plain text: a zero byte inside has been used to pass for somebody else.
+#[must_use]
+pub fn common_name(cert_der: &[u8]) -> Option<String> {
+    const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+    const SET: u8 = 0x31;
+    const TEXTS: [u8; 3] = [0x0c, 0x13, 0x16]; // UTF8String, PrintableString, IA5String
+    let (mut tbs, _) = parts(cert_der)?;
+    if tbs.0.first() == Some(&CONTEXT_0) {
+        tbs.next(CONTEXT_0)?;
+    }
+    tbs.next(INTEGER)?; // serial number
+    tbs.next(SEQUENCE)?; // signature algorithm
+    tbs.next(SEQUENCE)?; // issuer
+    tbs.next(SEQUENCE)?; // validity
+    let mut subject = Der(tbs.next(SEQUENCE)?);
+    while !subject.0.is_empty() {
+        let mut attributes = Der(subject.next(SET)?);
+        while !attributes.0.is_empty() {
+            let mut attribute = Der(attributes.next(SEQUENCE)?);
+            if attribute.next(OID)? == COMMON_NAME {
+                let text = TEXTS.iter().find_map(|tag| attribute.next(*tag))?;
+                let text = std::str::from_utf8(text).ok()?;
+                return (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned());
+            }
+        }
+    }
+    None
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +186,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use proptest::prelude::*;
-    use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm, date_time_ymd};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SignatureAlgorithm, date_time_ymd};
 
     use super::*;
 
@@ -175,6 +205,29 @@ mod tests {
         let at = der.windows(ECDSA_SHA256.len()).rposition(|window| window == ECDSA_SHA256).unwrap();
         der[at..at + oid.len()].copy_from_slice(oid);
         der
+    }
+
+    fn named(names: &[(DnType, DnValue)]) -> Option<String> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        for (kind, value) in names {
+            params.distinguished_name.push(kind.clone(), value.clone());
+        }
+        common_name(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
+    }
+
+    #[test]
+    fn a_certificate_is_whose_common_name_says() {
+        let text = |text: &str| DnValue::Utf8String(text.to_owned());
+        let organization = (DnType::OrganizationName, text("ours"));
+        assert_eq!(named(&[organization.clone(), (DnType::CommonName, text("bob"))]).as_deref(), Some("bob"));
+        let printable = DnValue::PrintableString("bob".try_into().unwrap());
+        assert_eq!(named(&[(DnType::CommonName, printable)]).as_deref(), Some("bob"));
+        assert_eq!(named(&[organization]), None);
+        // passes for "bob" wherever a zero byte ends a text
+        assert_eq!(named(&[(DnType::CommonName, text("bob\0.example.com"))]), None);
+        assert_eq!(named(&[(DnType::CommonName, text(""))]), None);
+        assert_eq!(common_name(b"0\x82"), None);
     }
 
     #[test]
@@ -229,7 +282,7 @@ mod tests {
             let at = at.index(der.len());
             der.splice(at.., bytes.iter().copied());
             for input in [&bytes, &der] {
-                let _ = (end_point_hash(input), validity(input));
+                let _ = (end_point_hash(input), validity(input), common_name(input));
             }
         }
     }

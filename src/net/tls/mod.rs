@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use zeroize::Zeroizing;
 
-pub use certificate::{end_point_hash, validity};
+pub use certificate::{common_name, end_point_hash, validity};
 pub use client::{ClientTls, client_config};
 pub use server::{ServerTls, server_config};
 

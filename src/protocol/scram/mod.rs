@@ -105,7 +105,13 @@ pub enum ScramError {
     /// The client is bound to another channel than this one: somebody is between.
     #[error("SCRAM channel binding check failed")]
     BindingMismatch,
-    /// The nonce is not the one agreed on, or has no printable characters.
+    /// `c=` of a client that is not bound does not repeat its header.
+    #[error("unexpected SCRAM channel-binding attribute in client-final-message")]
+    UnexpectedBinding,
+    /// The client's nonce is empty, or not printable.
+    #[error("non-printable characters in SCRAM nonce")]
+    NonceCharacters,
+    /// The nonce is not the one agreed on.
     #[error("invalid SCRAM nonce")]
     Nonce,
     /// The proof does not fit the verifier. The client hears PostgreSQL's text for its method instead of this one.
@@ -138,9 +144,13 @@ impl ScramError {
     #[must_use]
     pub const fn sqlstate(&self) -> SqlState {
         match self {
-            Self::TooLong | Self::Malformed(_) | Self::UnsupportedBindingType | Self::BindingFlag | Self::Nonce => {
-                SqlState::PROTOCOL_VIOLATION
-            }
+            Self::TooLong
+            | Self::Malformed(_)
+            | Self::UnsupportedBindingType
+            | Self::BindingFlag
+            | Self::UnexpectedBinding
+            | Self::NonceCharacters
+            | Self::Nonce => SqlState::PROTOCOL_VIOLATION,
             Self::UnsupportedExtension | Self::AuthorizationIdentity => SqlState::FEATURE_NOT_SUPPORTED,
             Self::BindingDowngrade | Self::BindingMismatch => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::WrongPassword => SqlState::INVALID_PASSWORD,

@@ -14,6 +14,8 @@ use super::{
 #[derive(Debug)]
 pub struct ServerExchange {
     verifier: Verifier,
+    /// Whether the client has chosen `-PLUS`.
+    bound: bool,
     /// The `c=` the client must send.
     echo: String,
     /// The client's and ours.
@@ -49,14 +51,18 @@ impl ServerExchange {
         attributes.required('n', "user name")?;
         let client_nonce = attributes.required('r', "client nonce")?;
         attributes.end()?;
-        if !is_nonce(client_nonce) || !is_nonce(server_nonce) {
+        if !is_nonce(client_nonce) {
+            return Err(ScramError::NonceCharacters);
+        }
+        if !is_nonce(server_nonce) {
             return Err(ScramError::Nonce);
         }
         let nonce = format!("{client_nonce}{server_nonce}");
         let server_first = format!("r={nonce},s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
         let answer = server_first.clone().into_bytes();
         let echo = binding.echo(&format!("{flag},{identity},"));
-        Ok((Self { verifier, echo, nonce, client_first_bare: bare.to_owned(), server_first }, answer))
+        let bound = matches!(binding, Binding::EndPoint(_));
+        Ok((Self { verifier, bound, echo, nonce, client_first_bare: bare.to_owned(), server_first }, answer))
     }
 
     /// Reads client-final. On success: server-final, and the key that logs in to PostgreSQL as this user
@@ -74,7 +80,8 @@ impl ServerExchange {
         let nonce = attributes.required('r', "nonce")?;
         attributes.end()?;
         if echo != self.echo {
-            return Err(ScramError::BindingMismatch);
+            // without a channel to be bound to it is only nonsense
+            return Err(if self.bound { ScramError::BindingMismatch } else { ScramError::UnexpectedBinding });
         }
         if nonce != self.nonce {
             return Err(ScramError::Nonce);

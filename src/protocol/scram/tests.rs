@@ -127,11 +127,11 @@ fn a_verifier_reads_what_it_prints() {
 
 #[test]
 fn an_unknown_user_looks_like_any_other_and_never_gets_in() {
-    let mock = Verifier::mock(b"nobody", b"process secret");
-    assert_eq!(mock, Verifier::mock(b"nobody", b"process secret"));
-    assert_ne!(mock.salt, Verifier::mock(b"somebody", b"process secret").salt);
-    assert_ne!(mock.salt, Verifier::mock(b"nobody", b"another secret").salt);
-    assert_eq!((mock.salt.len(), mock.iterations), (16, 4096));
+    let mock = Verifier::mock(b"nobody", b"process secret", 8192);
+    assert_eq!(mock, Verifier::mock(b"nobody", b"process secret", 8192));
+    assert_ne!(mock.salt, Verifier::mock(b"somebody", b"process secret", 8192).salt);
+    assert_ne!(mock.salt, Verifier::mock(b"nobody", b"another secret", 8192).salt);
+    assert_eq!((mock.salt.len(), mock.iterations), (16, 8192));
     let error = login(&mock, &Credential::Password(b"guess"), &Binding::Unavailable).unwrap_err();
     assert_eq!(error, ScramError::WrongPassword);
 }
@@ -176,8 +176,8 @@ fn client_first_is_read_strictly() {
     assert_eq!(start(b"n,a=admin,n=,r=c"), Err(ScramError::AuthorizationIdentity));
     assert_eq!(start(b"n,,m=x,n=,r=c"), Err(ScramError::UnsupportedExtension));
     assert_eq!(start(b"n,,n=,r=c,m=x"), Err(ScramError::UnsupportedExtension));
-    assert_eq!(start(b"n,,n=,r="), Err(ScramError::Nonce));
-    assert_eq!(start(b"n,,n=,r=a b"), Err(ScramError::Nonce));
+    assert_eq!(start(b"n,,n=,r="), Err(ScramError::NonceCharacters));
+    assert_eq!(start(b"n,,n=,r=a b"), Err(ScramError::NonceCharacters));
     assert_eq!(start(&[b"n,,n=,r=", &[b'c'; 2000][..]].concat()), Err(ScramError::TooLong));
     for bad in [
         &b""[..],
@@ -210,7 +210,7 @@ fn client_final_is_read_strictly() {
     };
     let good = std::str::from_utf8(CLIENT_FINAL).unwrap();
     assert_eq!(finish(good), Ok(()));
-    assert_eq!(finish(&good.replace("biws", "eSws")), Err(ScramError::BindingMismatch));
+    assert_eq!(finish(&good.replace("biws", "eSws")), Err(ScramError::UnexpectedBinding));
     assert_eq!(finish(&good.replace("r=rO", "r=xO")), Err(ScramError::Nonce));
     assert_eq!(finish(&good.replace("k0,", "k,")), Err(ScramError::Nonce));
     assert_eq!(finish(&good.replace(",p=", ",m=x,p=")), Err(ScramError::UnsupportedExtension));

@@ -7,8 +7,9 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroize;
 
-use super::{ClientKey, ITERATIONS_DEFAULT, KEY_LEN, Keys, MECHANISM, ServerKey, decode_key, derive, hmac, sha256};
+use super::{ClientKey, KEY_LEN, Keys, MECHANISM, ServerKey, decode_key, derive, hmac, sha256};
 
 /// A SCRAM verifier, PostgreSQL's "SCRAM secret" (`CATALOG-PG-AUTHID`, `parse_scram_secret()`).
 #[derive(Clone, PartialEq, Eq)]
@@ -21,6 +22,13 @@ pub struct Verifier {
     pub stored_key: [u8; KEY_LEN],
     /// Signs the server's answer.
     pub server_key: [u8; KEY_LEN],
+}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        self.stored_key.zeroize();
+        self.server_key.zeroize();
+    }
 }
 
 /// A text that is not `SCRAM-SHA-256$iterations:salt$stored:server`. Does not repeat the text.
@@ -45,14 +53,14 @@ impl Verifier {
     /// A verifier that no password fits, for a user who does not exist or has no SCRAM password, so that asking does not
     /// tell (`mock_scram_secret()`). The same user gets the same salt as long as the process keeps its secret.
     ///
-    /// The iteration count is PostgreSQL's default; where real users have another, set `iterations` to theirs.
+    /// `iterations` is what real users have.
     #[must_use]
-    pub fn mock(user: &[u8], process_secret: &[u8]) -> Self {
+    pub fn mock(user: &[u8], process_secret: &[u8], iterations: u32) -> Self {
         let key = sha256(&[process_secret]);
         let mut salt = hmac(&key, &[b"salt", user]).to_vec();
         salt.truncate(16);
         Self {
-            iterations: ITERATIONS_DEFAULT,
+            iterations: iterations.max(1),
             salt,
             stored_key: hmac(&key, &[b"stored", user]),
             server_key: hmac(&key, &[b"server", user]),

@@ -2,12 +2,14 @@
 //!
 //! - this file: TLS or not, the first packet, who may come in at all (PostgreSQL: PROTOCOL-FLOW-START-UP)
 //! - [`intake`]: what a stranger has sent, in as few reads as it came
-//! - [`login`]: proving who the client is
+//! - [`admission`]: whether it may come in, and what it must show
+//! - [`login`]: proving who the client is by its password
 //! - [`greeting`]: what a client is told before its first ReadyForQuery
 //!
 //! Nothing a stranger sends sizes an allocation before its length has been checked, and all of it together takes
 //! `client_login` at most. The whole handshake lives in one boxed future that is gone before the session begins.
 
+pub mod admission;
 pub mod greeting;
 pub mod intake;
 pub mod login;
@@ -28,7 +30,6 @@ use super::error::ClientError;
 use super::session::Session;
 use super::session::settings::Settings;
 use super::worker::{Accepted, Guest, Worker};
-use crate::config::AuthMethod;
 use crate::net::stream::{Socket, Stream};
 use crate::protocol::startup::{self, Startup, StartupError};
 
@@ -102,7 +103,7 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
     drop(running);
     let peer = accepted.peer.clone();
     let mut stream = Stream::Plain(accepted.socket);
-    let handshake = Box::pin(welcome(&worker, &handle, &mut stream, accepted.listener));
+    let handshake = Box::pin(welcome(&worker, &handle, &mut stream, accepted.listener, &peer));
     let goodbye = std::future::poll_fn(|cx| {
         handle.listen(cx);
         if handle.has(Signal::Goodbye) { Poll::Ready(()) } else { Poll::Pending }
@@ -150,6 +151,7 @@ async fn welcome(
     handle: &Arc<ClientHandle>,
     stream: &mut Stream,
     listener: usize,
+    peer: &str,
 ) -> Result<Visitor, Refusal> {
     let shared = &worker.shared;
     let running = shared.running();
@@ -203,10 +205,18 @@ async fn welcome(
     let first = || running.config.clusters.keys().next().map(|name| Arc::from(name.as_str()));
     let cluster = profile.as_ref().map(|profile| Arc::clone(&profile.cluster)).or_else(first);
     // what the proof is answered with travels with the greeting
-    let proven = match running.config.auth.method {
-        AuthMethod::Trust => Vec::new(),
-        AuthMethod::ScramSha256 => login::scram(shared, stream, &mut intake, cluster.as_ref(), &claim).await?,
-    };
+    let proven = admission::admit(admission::Visit {
+        shared,
+        running: &running,
+        end_point: tls.filter(|_| stream.is_tls()).and_then(|tls| tls.tls.end_point_hash.as_deref()),
+        stream,
+        intake: &mut intake,
+        peer,
+        cluster: cluster.as_ref(),
+        claim: &claim,
+        physical_replication: false,
+    })
+    .await?;
     drop(running);
     let Some(profile) = profile else {
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());

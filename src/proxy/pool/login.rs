@@ -40,21 +40,27 @@ impl Pool {
         !startup.is_empty()
     }
 
-    /// Dials once.
+    /// Dials once; a credential that is refused is forgotten, and the next best tried.
     pub(super) async fn connect(&self, worker: &Worker, startup: &Arc<Settings>) -> Result<Box<Server>, DialError> {
         let (endpoint, settings) = (self.endpoint.load_full(), self.settings.load_full());
         let shared = &worker.shared;
-        let credential = shared.credential(&self.key.cluster, &self.key.user);
-        let dialled = Box::pin(connect::connect(
-            &endpoint,
-            &self.key.user,
-            &settings.dbname,
-            &credential,
-            &shared.reported,
-            startup,
-            settings.server_connect,
-        ));
-        dialled.await.map(Box::new)
+        loop {
+            let credential = shared.credential(&self.key.cluster, &self.key.user);
+            let dialled = Box::pin(connect::connect(
+                &endpoint,
+                &self.key.user,
+                &settings.dbname,
+                &credential,
+                &shared.reported,
+                startup,
+                settings.server_connect,
+            ));
+            match dialled.await {
+                Err(error)
+                    if error.blames_credential() && shared.refused(&self.key.cluster, &self.key.user, &credential) => {}
+                dialled => return dialled.map(Box::new),
+            }
+        }
     }
 
     /// Puts one that has logged in with `startup` in the place of a lent server. Goes on when nobody waits for it any

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::statements::Prepared;
 use super::{Endpoint, Identity, Server};
+use crate::config::{ChannelBinding, Secret};
 use crate::net::stream::{Socket, Stream};
 use crate::net::tls::end_point_hash;
 use crate::pg::SqlState;
@@ -42,20 +43,20 @@ pub enum ServerCredential {
     /// What a client's proof has shown.
     Keys(Arc<Keys>),
     /// A stored md5 hash, `md5` in front.
-    Md5(Arc<str>),
+    Md5(Secret),
 }
 
 /// A password with a memory, as deriving keys from it costs milliseconds.
 #[derive(Debug)]
 pub struct ServerPassword {
-    password: crate::config::Secret,
+    password: Secret,
     derived: Mutex<Option<Arc<Keys>>>,
 }
 
 impl ServerPassword {
     /// A password nothing has been derived from.
     #[must_use]
-    pub fn new(password: crate::config::Secret) -> Self {
+    pub fn new(password: Secret) -> Self {
         Self { password, derived: Mutex::default() }
     }
 
@@ -85,8 +86,14 @@ pub enum DialError {
     #[error("TLS: {0}")]
     Tls(String),
     /// The server wants a proof we have nothing for.
-    #[error("{0}")]
+    #[error("{0}; write it under [users.NAME] in howdah.toml, or let the user log in once with scram-sha-256")]
     NoCredential(&'static str),
+    /// The role's password is not the one a client has proven.
+    #[error(
+        "the password of this user has changed since it logged in, or its verifier in howdah's files is not the server's; \
+         connect again with the new one"
+    )]
+    KeysOutdated,
     /// The server does not prove who it is, or does not speak the protocol.
     #[error("{0}")]
     Nonsense(String),
@@ -103,7 +110,19 @@ impl DialError {
             Self::Refused(fields) => ServerError::read(fields).code.is_some_and(|code| {
                 matches!(&code.class(), b"28" | b"3D" | b"42" | b"0A" | b"22") || code == SqlState::PROTOCOL_VIOLATION
             }),
-            Self::NoCredential(_) => true,
+            Self::NoCredential(_) | Self::KeysOutdated => true,
+            Self::Unreachable(_) | Self::Tls(_) | Self::Nonsense(_) | Self::TimedOut(_) => false,
+        }
+    }
+}
+
+impl DialError {
+    /// Whether another credential may succeed.
+    #[must_use]
+    pub fn blames_credential(&self) -> bool {
+        match self {
+            Self::Refused(fields) => ServerError::read(fields).code == Some(SqlState::INVALID_PASSWORD),
+            Self::NoCredential(_) | Self::KeysOutdated => true,
             Self::Unreachable(_) | Self::Tls(_) | Self::Nonsense(_) | Self::TimedOut(_) => false,
         }
     }
@@ -134,7 +153,7 @@ pub async fn connect(
 ) -> Result<Server, DialError> {
     let dialling = async {
         let (mut stream, server_hash) = open(endpoint).await?;
-        let login = Box::pin(log_in(&mut stream, user, database, credential, startup, server_hash)).await?;
+        let login = Box::pin(log_in(&mut stream, endpoint, user, database, credential, startup, server_hash)).await?;
         let told = reported.intern(login.reported);
         let now = Instant::now();
         Ok(Server {
@@ -254,6 +273,7 @@ struct Login {
 /// Startup, authentication, parameters, ReadyForQuery (PostgreSQL: PROTOCOL-FLOW-START-UP).
 async fn log_in(
     stream: &mut Stream,
+    endpoint: &Endpoint,
     user: &str,
     database: &str,
     credential: &ServerCredential,
@@ -267,6 +287,7 @@ async fn log_in(
     stream.write_all(&out).await?;
     let mut login = Login::default();
     let mut authenticated = false;
+    let mut bound = false;
     let mut parameters = 0;
     loop {
         let (tag, body) = read_message(stream).await?;
@@ -274,7 +295,8 @@ async fn log_in(
             b'E' => return Err(DialError::Refused(body.into())),
             b'N' => {}
             b'R' if !authenticated => {
-                authenticated = authenticate(stream, &body, user, credential, server_hash.as_deref()).await?;
+                let (binding, hash) = (endpoint.channel_binding, server_hash.as_deref());
+                authenticated = authenticate(stream, &body, user, credential, hash, binding, &mut bound).await?;
             }
             b'S' if authenticated && parameters < PARAMETERS_MAX => {
                 parameters += 1;
@@ -318,9 +340,17 @@ async fn authenticate(
     user: &str,
     credential: &ServerCredential,
     server_hash: Option<&[u8]>,
+    demanded: ChannelBinding,
+    bound: &mut bool,
 ) -> Result<bool, DialError> {
     let (kind, rest) = body.split_first_chunk::<4>().ok_or_else(|| nonsense("malformed authentication request"))?;
-    match u32::from_be_bytes(*kind) {
+    let kind = u32::from_be_bytes(*kind);
+    // before anything is said that somebody in between could use
+    let binds = *bound || (kind == 10 && server_hash.is_some() && offers(rest, scram::MECHANISM_PLUS));
+    if demanded == ChannelBinding::Require && !binds {
+        return Err(DialError::Tls("channel binding is required, and the server does not offer it".to_owned()));
+    }
+    match kind {
         0 => return Ok(true),
         3 => {
             let ServerCredential::Password(known) = credential else {
@@ -335,7 +365,7 @@ async fn authenticate(
             let salt: [u8; 4] = rest.try_into().map_err(|_| nonsense("malformed md5 salt"))?;
             let secret = match credential {
                 ServerCredential::Password(known) => known.password.reveal(),
-                ServerCredential::Md5(hash) => hash,
+                ServerCredential::Md5(hash) => hash.reveal(),
                 ServerCredential::None | ServerCredential::Keys(_) => {
                     return Err(DialError::NoCredential(
                         "the server wants md5, and howdah has no password for this user",
@@ -344,7 +374,10 @@ async fn authenticate(
             };
             send_password(stream, md5::md5_response(user.as_bytes(), secret.as_bytes(), salt).as_bytes()).await?;
         }
-        10 => scram_login(stream, rest, credential, server_hash).await?,
+        10 => {
+            scram_login(stream, rest, credential, server_hash).await?;
+            *bound = binds;
+        }
         other => return Err(nonsense(&format!("unsupported authentication method {other}"))),
     }
     Ok(false)
@@ -356,6 +389,11 @@ async fn send_password(stream: &mut Stream, secret: &[u8]) -> io::Result<()> {
     stream.write_all(&out).await
 }
 
+/// Whether AuthenticationSASL names this mechanism.
+fn offers(mechanisms: &[u8], name: &str) -> bool {
+    mechanisms.split(|b| *b == 0).any(|offer| offer == name.as_bytes())
+}
+
 /// SASL with SCRAM-SHA-256, bound to the channel where the server offers it (PostgreSQL: SASL-AUTHENTICATION).
 async fn scram_login(
     stream: &mut Stream,
@@ -363,7 +401,7 @@ async fn scram_login(
     credential: &ServerCredential,
     server_hash: Option<&[u8]>,
 ) -> Result<(), DialError> {
-    let offers = |name: &str| mechanisms.split(|b| *b == 0).any(|offer| offer == name.as_bytes());
+    let offers = |name: &str| offers(mechanisms, name);
     let (mechanism, binding) = match server_hash {
         Some(hash) if offers(scram::MECHANISM_PLUS) => (scram::MECHANISM_PLUS, Binding::EndPoint(hash.to_vec())),
         Some(_) if offers(scram::MECHANISM) => (scram::MECHANISM, Binding::Unused),
@@ -388,7 +426,11 @@ async fn scram_login(
             return Err(DialError::NoCredential("the server wants SCRAM, and howdah has no password for this user"));
         }
     };
-    let (last, expected) = exchange.respond(&server_first, &scram::Credential::Keys(&keys)).map_err(wrong)?;
+    let (last, expected) =
+        exchange.respond(&server_first, &scram::Credential::Keys(&keys)).map_err(|error| match error {
+            scram::ScramError::KeysDoNotFit { .. } => DialError::KeysOutdated,
+            error => wrong(error),
+        })?;
     out.clear();
     messages::password(&mut out, &last);
     stream.write_all(&out).await?;

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use self::statements::Prepared;
 use super::session::settings::{Reported, Settings};
+use crate::config::ChannelBinding;
 use crate::net::buffer::Growing;
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
@@ -39,6 +40,8 @@ pub struct Endpoint {
     pub port: u16,
     /// Whether and how TLS is spoken.
     pub tls: Option<ClientTls>,
+    /// Whether its login must be bound to TLS.
+    pub channel_binding: ChannelBinding,
 }
 
 impl Endpoint {
