@@ -6,7 +6,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use howdah::protocol::frame::{HEADER_LEN, Scan, scan_header};
 use howdah::protocol::pipeline::{Owed, Pipeline, Receipt, Reply};
-use howdah::proxy::pool::accounting::{Accounting, Checkout, Release};
+use howdah::proxy::pool::accounting::{Accounting, Bounds, Checkout, Release};
 use howdah::proxy::server::statements::Prepared;
 use howdah::proxy::statements::{Cache, Registry};
 use howdah::sql::opening::Opening;
@@ -134,20 +134,20 @@ fn read_an_opening(sql: &str) -> Opening {
 /// Lent and given back while nobody waits: what every transaction pays.
 #[divan::bench]
 fn lend_an_idle_server(bencher: Bencher) {
-    let mut books: Accounting<u64, u64> = Accounting::new(8, 2);
+    let mut books: Accounting<u64, u64> = Accounting::new(Bounds { size: 8, ..Bounds::default() }, 2);
     let Checkout::Queued { dial: true, .. } = books.checkout(0, 0, || true, |_| 1) else { panic!("it is empty") };
     let Release::Grant { server, .. } = books.dialled(0, 1) else { panic!("somebody waits") };
     assert!(matches!(books.release(0, server), Release::Kept));
     bencher.bench_local(|| match books.checkout(0, 1, || true, |_| 1) {
         Checkout::Own(server) | Checkout::Moved(server) => books.release(0, server),
-        Checkout::Queued { .. } => panic!("a server is idle"),
+        Checkout::Queued { .. } | Checkout::Full => panic!("a server is idle"),
     });
 }
 
 /// So many wait on each of two workers: each release serves one, who comes again.
 #[divan::bench(args = [1, 64, 1000])]
 fn serve_a_waiter(bencher: Bencher, waiting: u64) {
-    let mut books: Accounting<u64, u64> = Accounting::new(1, 2);
+    let mut books: Accounting<u64, u64> = Accounting::new(Bounds { size: 1, ..Bounds::default() }, 2);
     books.checkout(0, 0, || true, |_| 0);
     let Release::Grant { server, .. } = books.dialled(0, 1) else { panic!("somebody waits") };
     for n in 0..2 * waiting {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::duration::ConfigDuration;
 use super::overlay::settings_with_overlay;
 
 /// When a server connection goes back to its pool.
@@ -41,13 +42,36 @@ settings_with_overlay! {
         mode: PoolMode = PoolMode::Transaction,
 
         /// Server connections howdah may open per node, database and user, counted over all workers. Clients beyond
-        /// it wait for `timeouts.query_wait`. It may be larger than `max_server_connections`, which then decides; all
-        /// pools of a node together should stay below its `max_connections`. PgBouncer: `default_pool_size`.
+        /// it wait for `timeouts.query_wait`. It may be
+        /// larger than `max_server_connections`, which then decides; all pools of a node together should stay below its
+        /// `max_connections`. PgBouncer: `default_pool_size`.
         #[schemars(extend("x-reload" = "live", "x-unit" = "connections"), range(min = 1))]
         size: u32 = 20,
 
+        /// Server connections that are opened ahead and kept, for as long as the user has clients in the database;
+        /// `timeouts.server_idle` does not close them. More than `size` has no effect. PgBouncer: `min_pool_size`.
+        #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
+        min_size: u32 = 0,
+
+        /// Server connections beyond `size` while a client has waited for `reserve_timeout`. They are closed as soon as
+        /// nobody waits. PgBouncer: `reserve_pool_size`.
+        #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
+        reserve_size: u32 = 0,
+
+        /// How long a client waits before the reserve is opened for it. "0" = there is no reserve. PgBouncer:
+        /// `reserve_pool_timeout`.
+        #[schemars(extend("x-reload" = "live"))]
+        reserve_timeout: ConfigDuration = ConfigDuration::from_secs(5),
+
+        /// Clients that may wait for a server connection of a pool at the same time; whom a connection that is being
+        /// opened will serve is not counted. One more gets an error with SQLSTATE 53300 at once. 0 = any number may, for
+        /// `timeouts.query_wait`. PgBouncer has no such limit.
+        #[schemars(extend("x-reload" = "live", "x-unit" = "clients"))]
+        max_waiting: u32 = 0,
+
         /// Server connections over all pools: under a database those of all its users, under a user those in
-        /// all databases; in `[pool]` the default for every database. Both limits hold at once. 0 = no limit.
+        /// all databases; in `[pool]` the default for every database. Both limits hold at once. Users, or databases, that want more
+        /// than there is get equal shares and take turns with the rest. 0 = no limit.
         /// PgBouncer: `max_db_connections`, `max_user_connections`.
         #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
         max_server_connections: u32 = 0,

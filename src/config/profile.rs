@@ -19,6 +19,14 @@ pub struct Profile {
     pub mode: PoolMode,
     /// Server connections per node for this user in this database; at least 1.
     pub size: u32,
+    /// Server connections that are kept open.
+    pub min_size: u32,
+    /// Server connections beyond `size` for clients that have waited for long; 0 = none.
+    pub reserve_size: u32,
+    /// How long that is.
+    pub reserve_timeout: Duration,
+    /// Clients that may wait; 0 = any number.
+    pub waiting_max: u32,
     /// Prepared statements per server connection; 0 = off.
     pub prepared_statements: u32,
     /// Whether a server may be kept for one client.
@@ -40,6 +48,7 @@ pub struct Profile {
 #[expect(missing_docs, reason = "each is described where it is configured, in Timeouts")]
 pub struct ProfileTimeouts {
     pub query_wait: Option<Duration>,
+    pub query_wait_notify: Option<Duration>,
     pub query: Option<Duration>,
     pub read: Option<Duration>,
     pub write: Option<Duration>,
@@ -57,6 +66,7 @@ impl From<&Timeouts> for ProfileTimeouts {
     fn from(timeouts: &Timeouts) -> Self {
         Self {
             query_wait: timeouts.query_wait.limit(),
+            query_wait_notify: timeouts.query_wait_notify.limit(),
             query: timeouts.query.limit(),
             read: timeouts.read.limit(),
             write: timeouts.write.limit(),
@@ -87,11 +97,16 @@ impl Config {
         }
         // A maximum counts over the table it is written in, so a user's stands beside the database's, not before it.
         let limit = |max: u32| (max > 0).then_some(max);
+        let reserve_timeout = pool.reserve_timeout.limit();
         Some(Profile {
             cluster: entry.cluster.as_str().into(),
             dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
             mode: pool.mode,
             size: pool.size,
+            min_size: pool.min_size,
+            reserve_size: if reserve_timeout.is_some() { pool.reserve_size } else { 0 },
+            reserve_timeout: reserve_timeout.unwrap_or_default(),
+            waiting_max: pool.max_waiting,
             prepared_statements: pool.prepared_statements,
             pins: pool.pins,
             timeouts: ProfileTimeouts::from(&timeouts),

@@ -15,6 +15,11 @@ settings_with_overlay! {
         #[schemars(extend("x-reload" = "live"))]
         query_wait: ConfigDuration = ConfigDuration::from_secs(120),
 
+        /// How long a client waits for a server connection before it is told so with a NOTICE, once per wait. PgBouncer:
+        /// `query_wait_notify`.
+        #[schemars(extend("x-reload" = "live"))]
+        query_wait_notify: ConfigDuration = ConfigDuration::from_secs(5),
+
         /// How long a query may run; then it is cancelled. PostgreSQL's `statement_timeout` is
         /// better where it can be set; this one also ends a query whose server does not answer any more.
         /// PgBouncer: `query_timeout`.

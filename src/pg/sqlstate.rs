@@ -7,6 +7,8 @@ use std::fmt;
 pub struct SqlState([u8; 5]);
 
 impl SqlState {
+    /// Nothing went wrong: what notices carry.
+    pub const SUCCESSFUL_COMPLETION: Self = Self(*b"00000");
     /// `08000`-class: the connection to the server failed or broke.
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
     /// A request was on its way and nobody can say whether it took effect.

@@ -3,6 +3,7 @@
 //! Touched when a client comes and when it goes, never in between.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ struct Counts {
     all: u32,
     databases: HashMap<Arc<str>, u32>,
     users: HashMap<Arc<str>, u32>,
+    /// By database and user.
+    pairs: HashMap<(Arc<str>, Arc<str>), u32>,
 }
 
 /// The limits that hold for one client.
@@ -37,8 +40,8 @@ pub struct ClientLimits {
 #[derive(Debug)]
 pub struct Place {
     census: Arc<CensusOwner>,
-    database: Option<Arc<str>>,
-    user: Option<Arc<str>>,
+    /// Its database and user, once it has named them.
+    named: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// Whatever owns the census for as long as places exist.
@@ -55,7 +58,13 @@ impl Census {
             return Err(ClientError::TooManyClients);
         }
         counts.all += 1;
-        Ok(Place { census: Arc::clone(owner), database: None, user: None })
+        Ok(Place { census: Arc::clone(owner), named: None })
+    }
+
+    /// Whether this user has clients in this database.
+    #[must_use]
+    pub fn has_clients(&self, database: &Arc<str>, user: &Arc<str>) -> bool {
+        self.counts.lock().pairs.contains_key(&(Arc::clone(database), Arc::clone(user)))
     }
 
     /// How many are connected.
@@ -81,7 +90,9 @@ impl Place {
         }
         *counts.databases.entry(Arc::clone(database)).or_default() += 1;
         *counts.users.entry(Arc::clone(user)).or_default() += 1;
-        (self.database, self.user) = (Some(Arc::clone(database)), Some(Arc::clone(user)));
+        let pair = (Arc::clone(database), Arc::clone(user));
+        *counts.pairs.entry(pair.clone()).or_default() += 1;
+        self.named = Some(pair);
         Ok(())
     }
 }
@@ -90,17 +101,19 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.census.census.counts.lock();
         counts.all -= 1;
-        let leave = |counts: &mut HashMap<Arc<str>, u32>, name: &Option<Arc<str>>| {
-            if let Some(name) = name
-                && let Some(count) = counts.get_mut(name)
-            {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(name);
-                }
-            }
-        };
-        leave(&mut counts.databases, &self.database);
-        leave(&mut counts.users, &self.user);
+        if let Some((database, user)) = self.named.take() {
+            leave(&mut counts.databases, &database);
+            leave(&mut counts.users, &user);
+            leave(&mut counts.pairs, &(database, user));
+        }
+    }
+}
+
+fn leave<K: Eq + Hash>(counts: &mut HashMap<K, u32>, name: &K) {
+    if let Some(count) = counts.get_mut(name) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(name);
+        }
     }
 }

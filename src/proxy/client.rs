@@ -52,7 +52,20 @@ enum Slot {
     Waiting(Ticket),
     /// A server has come.
     Granted(Box<Server>),
+    /// A place for a connection of its own has come.
+    Place,
     /// No server will come.
+    Refused(ClientError),
+}
+
+/// What a claim has brought.
+#[derive(Debug)]
+pub enum Claimed {
+    /// A free place.
+    Place,
+    /// The place of this server.
+    Instead(Box<Server>),
+    /// Nothing.
     Refused(ClientError),
 }
 
@@ -154,6 +167,19 @@ impl ClientHandle {
         Ok(())
     }
 
+    /// Says that a place is free for it; `false` when the client does not wait at this one any more.
+    #[must_use]
+    pub fn grant_place(&self, ticket: Ticket) -> bool {
+        let mut slot = self.slot.lock();
+        let waits = matches!(*slot, Slot::Waiting(waiting) if waiting == ticket);
+        if waits {
+            *slot = Slot::Place;
+            drop(slot);
+            self.wake();
+        }
+        waits
+    }
+
     /// Says that no server will come.
     pub fn refuse(&self, ticket: Ticket, error: ClientError) {
         let mut slot = self.slot.lock();
@@ -177,13 +203,27 @@ impl ClientHandle {
         }
     }
 
+    /// What a claim has brought, if anything; the wait is over then.
+    pub fn take_claimed(&self) -> Option<Claimed> {
+        let mut slot = self.slot.lock();
+        match std::mem::take(&mut *slot) {
+            Slot::Place => Some(Claimed::Place),
+            Slot::Granted(server) => Some(Claimed::Instead(server)),
+            Slot::Refused(error) => Some(Claimed::Refused(error)),
+            waiting => {
+                *slot = waiting;
+                None
+            }
+        }
+    }
+
     /// Stops waiting. What was granted in the meantime is the caller's to give on.
     pub fn end_wait(&self) -> Option<Box<Server>> {
         *self.target.lock() = Target::Idle;
         self.clear(Signal::Cancel);
         match std::mem::take(&mut *self.slot.lock()) {
             Slot::Granted(server) => Some(server),
-            Slot::Away | Slot::Waiting(_) | Slot::Refused(_) => None,
+            Slot::Away | Slot::Waiting(_) | Slot::Place | Slot::Refused(_) => None,
         }
     }
 

@@ -88,6 +88,9 @@ pub enum ClientError {
     /// All server connections were busy for `query_wait`. PgBouncer: `query_wait_timeout`.
     #[error("query_wait_timeout")]
     QueryWait,
+    /// `pool.max_waiting`.
+    #[error("too many clients wait for a server connection")]
+    TooManyWaiting,
     /// Nobody to ask for `query_wait`.
     #[error("no primary available: {0}")]
     NoPrimary(String),
@@ -180,9 +183,11 @@ impl ClientError {
     #[must_use]
     pub const fn code(&self) -> SqlState {
         match self {
-            Self::TooManyClients | Self::TooManyClientsOfDatabase | Self::TooManyClientsOfUser | Self::QueryWait => {
-                SqlState::TOO_MANY_CONNECTIONS
-            }
+            Self::TooManyClients
+            | Self::TooManyClientsOfDatabase
+            | Self::TooManyClientsOfUser
+            | Self::QueryWait
+            | Self::TooManyWaiting => SqlState::TOO_MANY_CONNECTIONS,
             Self::NoSuchDatabase(_) => SqlState::INVALID_CATALOG_NAME,
             Self::WrongPassword(_) => SqlState::INVALID_PASSWORD,
             Self::Scram(error) => error.sqlstate(),
@@ -231,6 +236,7 @@ impl ClientError {
     pub const fn severity(&self) -> Severity {
         match self {
             Self::QueryWait
+            | Self::TooManyWaiting
             | Self::NoPrimary(_)
             | Self::ServerUnreachable(_)
             | Self::PoolRetired
@@ -309,6 +315,10 @@ impl ClientError {
             Self::QueryWait => {
                 "All server connections of the pool are busy. Raise \"size\" under [pool], or \"query_wait\" under \
                  [timeouts] in howdah.toml."
+            }
+            Self::TooManyWaiting => {
+                "All server connections of the pool are busy. Raise \"size\" or \"max_waiting\" under [pool] in \
+                 howdah.toml."
             }
             Self::NoPrimary(_) | Self::ServerUnreachable(_) => {
                 "The statement has waited for \"query_wait\" under [timeouts] in howdah.toml; nothing was sent."
@@ -391,6 +401,12 @@ fn scram_detail(error: &ScramError) -> Option<String> {
     }
 }
 
+/// Appends what a client is told that waits for a server. The words are PgBouncer's.
+pub fn write_queued(out: &mut Vec<u8>) {
+    let text = "No server connection available in postgres backend, client being queued";
+    error_response::notice(out, SqlState::SUCCESSFUL_COMPLETION, text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,6 +418,7 @@ mod tests {
             ["could not receive data", "could not send data", "losed the connection", "has been closed", "SSL er"];
         for error in [
             ClientError::QueryWait,
+            ClientError::TooManyWaiting,
             ClientError::NoPrimary("x".into()),
             ClientError::ServerUnreachable("x".into()),
             ClientError::OutcomeUnknown,

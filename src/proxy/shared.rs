@@ -215,7 +215,7 @@ impl Shared {
             database: Arc::clone(database),
             user: Arc::clone(user),
         };
-        Ok(self.pools.pool(key, profile, endpoint, &self.hidden))
+        Ok(self.pools.pool(key, profile, endpoint))
     }
 
     /// Takes pools out of use that no session would be sent to now, and forgets those that are empty.
@@ -252,13 +252,7 @@ impl Pools {
     }
 
     /// The pool for `key`, made if it is the first time.
-    fn pool(
-        &self,
-        key: PoolKey,
-        profile: &Profile,
-        endpoint: &Arc<Endpoint>,
-        hidden: &Arc<HiddenCatalog>,
-    ) -> Arc<Pool> {
+    fn pool(&self, key: PoolKey, profile: &Profile, endpoint: &Arc<Endpoint>) -> Arc<Pool> {
         let mut by_key = self.by_key.lock();
         if let Some(pool) = by_key.get(&key) {
             pool.set_retired(false);
@@ -273,8 +267,7 @@ impl Pools {
             user: budget(&self.users, &key.user, profile.user_server_max),
         };
         let workers = self.workers.load(Ordering::Relaxed);
-        let hidden = hidden.view(&key.cluster, &profile.dbname);
-        let pool = Pool::new(key.clone(), PoolSettings::from(profile), Arc::clone(endpoint), hidden, budgets, workers);
+        let pool = Pool::new(key.clone(), PoolSettings::from(profile), Arc::clone(endpoint), budgets, workers);
         let pool = Arc::new(pool);
         by_key.insert(key, Arc::clone(&pool));
         pool
@@ -295,7 +288,6 @@ impl Pools {
                 (Some(profile), Some(endpoint)) if profile.cluster == key.cluster => {
                     pool.budgets().database.set_max(profile.database_server_max);
                     pool.budgets().user.set_max(profile.user_server_max);
-                    let hidden = hidden.view(&key.cluster, &profile.dbname);
                     pool.reload(PoolSettings::from(&profile), Arc::clone(endpoint), hidden);
                 }
                 _ => pool.set_retired(true),

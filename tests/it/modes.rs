@@ -1,5 +1,7 @@
 //! Session and statement mode, where they differ from transaction mode.
 
+use std::time::Duration;
+
 use crate::support::script::Stage;
 use crate::support::wire::{self, bind, execute, parse, query, sync};
 use crate::support::{Howdah, SOON, Tenant, connection_count, eventually, shared};
@@ -138,6 +140,33 @@ fn a_session_goes_back_to_what_its_own_startup_packet_said() {
     clients.clear();
     let mut client = stage.howdah.wire();
     assert_eq!(play(&mut client, "session", &plain), direct(&plain));
+}
+
+#[test]
+fn a_session_that_listens_hears_while_it_does_nothing_and_nobody_else_does_after_it() {
+    let stage = Stage::new("");
+    let (mut listening, mut direct) = (stage.login("session"), stage.direct());
+    assert_eq!(listening.query_short("LISTEN news"), ["C:LISTEN", "Z:I"]);
+    for payload in ["one", "two"] {
+        direct.query(&format!("NOTIFY news, '{payload}'"));
+        let heard = listening.expect();
+        assert_eq!(heard.short(), "A:news");
+        assert!(heard.body.windows(3).any(|text| text == payload.as_bytes()), "{heard:?}");
+    }
+    // in a block it is told at the end, as PostgreSQL does
+    listening.query("BEGIN");
+    direct.query("NOTIFY news, 'three'");
+    listening.expect_silence(Duration::from_millis(200));
+    assert_eq!(listening.query_short("SELECT 1"), ["T", "D", "C:SELECT 1", "Z:T"]);
+    listening.send(&query("COMMIT"));
+    let mut end = vec![listening.expect().short(), listening.expect().short(), listening.expect().short()];
+    end.sort();
+    assert_eq!(end, ["A:news", "C:COMMIT", "Z:I"]);
+    drop(listening);
+    let mut next = stage.login("session");
+    assert_eq!(next.value("SELECT count(*) FROM pg_listening_channels()"), "0");
+    direct.query("NOTIFY news, 'four'");
+    next.expect_silence(Duration::from_millis(200));
 }
 
 #[test]

@@ -64,6 +64,12 @@ impl HiddenView {
         }
     }
 
+    /// A view that nobody reads: nothing is known of that database.
+    #[must_use]
+    pub fn unread(cluster: &str, dbname: &str) -> Arc<Self> {
+        Arc::new(Self::new(cluster, dbname))
+    }
+
     /// What is known now. Never waits.
     #[must_use]
     pub fn read(&self) -> Guard<Arc<Hidden>> {

@@ -13,6 +13,7 @@ use super::{Claim, Presence, Refusal};
 use crate::config::Profile;
 use crate::net::stream::Stream;
 use crate::protocol::messages;
+use crate::proxy::cancel::CancelKey;
 use crate::proxy::client::{ClientHandle, Signal};
 use crate::proxy::error::ClientError;
 use crate::proxy::pool::{Lent, Pool};
@@ -63,14 +64,7 @@ pub async fn greet(
     };
     let told = shared.reported.intern(welcome.overlaid(&claim.settings));
     let key = shared.cancels.register(handle, claim.long_keys);
-    let mut out = proven;
-    out.reserve(512);
-    out.extend(messages::AUTHENTICATION_OK);
-    for (name, value) in told.iter() {
-        messages::parameter_status(&mut out, name, value);
-    }
-    messages::backend_key_data(&mut out, key.pid, &key.secret);
-    out.extend(messages::ready_for_query(b'I'));
+    let out = welcome_in(proven, &told, &key);
     presence.key = Some(key);
     stream.write_all(&out).await?;
     let membership =
@@ -79,12 +73,41 @@ pub async fn greet(
     Ok(Box::new(Session::new(worker, handle, membership, wants, told, presence)))
 }
 
+/// The messages that let a client in.
+pub(super) fn welcome_in(proven: Vec<u8>, told: &Reported, key: &CancelKey) -> Vec<u8> {
+    let mut out = proven;
+    out.reserve(512);
+    out.extend(messages::AUTHENTICATION_OK);
+    for (name, value) in told.iter() {
+        messages::parameter_status(&mut out, name, value);
+    }
+    messages::backend_key_data(&mut out, key.pid, &key.secret);
+    out.extend(messages::ready_for_query(b'I'));
+    out
+}
+
 /// Why nobody answered in time.
-fn no_answer(pool: Result<Arc<Pool>, String>) -> ClientError {
+pub(super) fn no_answer(pool: Result<Arc<Pool>, String>) -> ClientError {
     match pool {
         Err(missing) => ClientError::NoPrimary(missing),
         Ok(pool) => {
             pool.trouble().map_or(ClientError::QueryWait, |error| ClientError::ServerUnreachable(error.to_string()))
+        }
+    }
+}
+
+/// The pool a client belongs to, as soon as there is a primary.
+pub(super) async fn find_pool(
+    worker: &Rc<Worker>,
+    handle: &Arc<ClientHandle>,
+    profile: &Profile,
+    claim: &Claim,
+) -> Result<Arc<Pool>, ClientError> {
+    loop {
+        match worker.shared.route(profile, &claim.database, &claim.user) {
+            Ok(pool) => return Ok(pool),
+            Err(_) if !handle.has(Signal::Goodbye) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(_) => return Err(ClientError::ShuttingDown),
         }
     }
 }
@@ -96,19 +119,13 @@ async fn learn_welcome(
     profile: &Profile,
     claim: &Claim,
 ) -> Result<(Arc<Pool>, Arc<Reported>), ClientError> {
-    let shared = &worker.shared;
-    let pool = loop {
-        match shared.route(profile, &claim.database, &claim.user) {
-            Ok(pool) => break pool,
-            Err(_) if !handle.has(Signal::Goodbye) => tokio::time::sleep(LOOK_AGAIN).await,
-            Err(_) => return Err(ClientError::ShuttingDown),
-        }
-    };
+    let pool = find_pool(worker, handle, profile, claim).await?;
     if let Some(welcome) = pool.welcome() {
         return Ok((pool, welcome));
     }
     let server = match pool.checkout(worker, handle) {
         Lent::Server(server) => server,
+        Lent::Full => return Err(ClientError::TooManyWaiting),
         Lent::Queued(ticket) => {
             let place = QueuePlace { pool: &pool, worker, handle, ticket: Some(ticket) };
             place.wait().await?

@@ -3,11 +3,13 @@
 //! Not here: who is primary (`topology`), how a connection logs in (`server`), which node to use (`session`). The
 //! numbers are [`accounting`]'s; this file is the lock around them, the dialling and the closing.
 //!
-//! Invariant: `connecting + idle + lent + closing <= size`, over all workers: raised before the dial, lowered after the
-//! server has seen the close. A dial belongs to the pool, not to the client that caused it.
+//! Invariant: `connecting + idle + lent + closing <= size` (`+ reserve_size` while somebody has waited for long), over all
+//! workers: raised before the dial, lowered after the server has seen the close. A dial belongs to the pool, not to the
+//! client that caused it.
 
 pub mod accounting;
 pub mod budget;
+pub mod claim;
 pub mod login;
 
 use std::rc::Rc;
@@ -18,15 +20,15 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 
-use self::accounting::{Accounting, Checkout, Counts, Release, Ticket};
-use self::budget::Budgets;
+use self::accounting::{Accounting, Bounds, Checkout, Counts, Release, Ticket};
+use self::budget::{Budgets, Standing};
 use super::client::ClientHandle;
 use super::error::ClientError;
 use super::server::connect::{self, DialError};
 use super::server::{Endpoint, Server};
 use super::session::settings::{Reported, Settings};
 use super::worker::Worker;
-use crate::catalog::HiddenView;
+use crate::catalog::{HiddenCatalog, HiddenView};
 use crate::config::Profile;
 use crate::protocol::messages;
 use crate::sql::effects::Effects;
@@ -56,8 +58,8 @@ pub struct PoolKey {
 pub struct PoolSettings {
     /// The database's name on the server.
     pub dbname: String,
-    /// Server connections at most.
-    pub size: u32,
+    /// Server connections, and clients that wait for one.
+    pub bounds: Bounds,
     /// `timeouts.server_connect`.
     pub server_connect: Option<Duration>,
     /// `timeouts.server_lifetime`.
@@ -75,7 +77,13 @@ impl From<&Profile> for PoolSettings {
         let timeouts = &profile.timeouts;
         Self {
             dbname: profile.dbname.clone(),
-            size: profile.size,
+            bounds: Bounds {
+                size: profile.size,
+                reserve: profile.reserve_size,
+                reserve_after_us: u64::try_from(profile.reserve_timeout.as_micros()).unwrap_or(u64::MAX),
+                min: profile.min_size,
+                waiting_max: profile.waiting_max,
+            },
             server_connect: timeouts.server_connect,
             server_lifetime: timeouts.server_lifetime,
             server_idle: timeouts.server_idle,
@@ -93,6 +101,8 @@ pub struct Pool {
     settings: ArcSwap<PoolSettings>,
     endpoint: ArcSwap<Endpoint>,
     hidden: ArcSwap<HiddenView>,
+    /// Somebody reads that view: a pool of nothing but claimed places may not even have a database.
+    looks_into: AtomicBool,
     budgets: Budgets,
     books: Mutex<Accounting<Box<Server>, Arc<ClientHandle>>>,
     /// What a server of this pool reports at login.
@@ -109,6 +119,12 @@ pub struct Pool {
     pinned: [AtomicU64; Effects::PINS.len()],
     /// Somebody has asked for `currval` or `lastval` here.
     reads_sequences: AtomicBool,
+    /// When it last got a connection, or gave way to another pool.
+    turned_us: AtomicU64,
+    /// How long the last login took.
+    login_us: AtomicU64,
+    /// Somebody will look whether an idle server should go to another pool.
+    yields: AtomicBool,
 }
 
 /// A way out of [`Pool::checkout`].
@@ -118,6 +134,8 @@ pub enum Lent {
     Server(Box<Server>),
     /// A place in the queue; the server comes through the client's handle.
     Queued(Ticket),
+    /// Enough clients wait already.
+    Full,
 }
 
 impl Pool {
@@ -127,16 +145,16 @@ impl Pool {
         key: PoolKey,
         settings: PoolSettings,
         endpoint: Arc<Endpoint>,
-        hidden: Arc<HiddenView>,
         budgets: Budgets,
         workers: usize,
     ) -> Self {
         Self {
+            hidden: ArcSwap::new(HiddenView::unread(&key.cluster, &settings.dbname)),
+            looks_into: AtomicBool::new(false),
             key,
-            books: Mutex::new(Accounting::new(settings.size, workers)),
+            books: Mutex::new(Accounting::new(settings.bounds, workers)),
             settings: ArcSwap::from_pointee(settings),
             endpoint: ArcSwap::new(endpoint),
-            hidden: ArcSwap::new(hidden),
             budgets,
             welcome: ArcSwapOption::empty(),
             startup: ArcSwapOption::empty(),
@@ -146,13 +164,18 @@ impl Pool {
             desyncs: AtomicU64::new(0),
             pinned: Default::default(),
             reads_sequences: AtomicBool::new(false),
+            turned_us: AtomicU64::new(0),
+            login_us: AtomicU64::new(0),
+            yields: AtomicBool::new(false),
         }
     }
 
     /// Takes over a new configuration.
-    pub fn reload(&self, settings: PoolSettings, endpoint: Arc<Endpoint>, hidden: Arc<HiddenView>) {
-        self.books.lock().set_limit(settings.size);
-        self.hidden.store(hidden);
+    pub fn reload(&self, settings: PoolSettings, endpoint: Arc<Endpoint>, hidden: &HiddenCatalog) {
+        self.books.lock().set_bounds(settings.bounds);
+        if self.looks_into.load(Ordering::Acquire) {
+            self.hidden.store(hidden.view(&self.key.cluster, &settings.dbname));
+        }
         self.settings.store(Arc::new(settings));
         self.endpoint.store(endpoint);
     }
@@ -161,7 +184,10 @@ impl Pool {
     pub fn set_retired(&self, retired: bool) {
         self.retired.store(retired, Ordering::Release);
         if retired && self.is_contended() {
-            let dismissed: Vec<_> = self.books.lock().dismiss().collect();
+            let mut books = self.books.lock();
+            let mut dismissed: Vec<_> = books.dismiss().collect();
+            dismissed.extend(books.dismiss_claims());
+            drop(books);
             for (ticket, client) in dismissed {
                 client.refuse(ticket, ClientError::PoolRetired);
             }
@@ -192,10 +218,10 @@ impl Pool {
         self.books.lock().counts()
     }
 
-    /// Server connections at most.
+    /// Server connections at most, without the reserve.
     #[must_use]
     pub fn size(&self) -> u32 {
-        self.books.lock().limit()
+        self.books.lock().bounds().size
     }
 
     /// Times a server was given back settled.
@@ -269,8 +295,25 @@ impl Pool {
         self.settings.load().cancel_wait.unwrap_or(Duration::from_secs(600))
     }
 
-    fn oldest_us(&self) -> Option<u64> {
-        self.books.lock().oldest_us()
+    /// When a client that begins to wait at `now_us` may be given of the reserve, in milliseconds of the same clock; 0
+    /// when there is none.
+    #[must_use]
+    pub fn reserve_due_ms(&self, now_us: u64) -> u64 {
+        let bounds = self.settings.load().bounds;
+        if bounds.reserve == 0 { 0 } else { now_us.saturating_add(bounds.reserve_after_us) / 1_000 + 1 }
+    }
+
+    /// How it stands among the pools of its budgets.
+    fn standing(&self) -> Standing {
+        Standing {
+            held: self.books.lock().held(),
+            turned_us: self.turned_us.load(Ordering::Relaxed),
+            turn_us: budget::turn_us(self.login_us.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn owes(&self, worker: &Worker) -> bool {
+        self.budgets.is_pressed() && self.budgets.is_owed(|| self.standing(), worker.shared.now_us())
     }
 
     /// Whether clients wait.
@@ -293,7 +336,7 @@ impl Pool {
                     Arc::clone(client)
                 },
             );
-            let refused = books.wants_to_dial();
+            let refused = books.wants_more(now_us);
             drop(books);
             let (mut server, moved) = match checkout {
                 Checkout::Own(server) => (server, false),
@@ -306,6 +349,7 @@ impl Pool {
                     }
                     return Lent::Queued(ticket);
                 }
+                Checkout::Full => return Lent::Full,
             };
             if server.is_silent() && !self.is_outdated(&server) && (!moved || server.stream.detach().is_ok()) {
                 return Lent::Server(server);
@@ -347,11 +391,11 @@ impl Pool {
 
     /// Gives a settled server to whoever is next, or keeps it, or closes it.
     fn pass_on(self: &Arc<Self>, worker: &Rc<Worker>, mut server: Box<Server>) {
-        if server.identity.is_tainted()
-            || self.is_outdated(&server)
-            || self.budgets.is_pressed(|| self.books.lock().oldest_us())
-        {
+        if server.identity.is_tainted() || self.is_outdated(&server) {
             return self.discard(worker, server);
+        }
+        if self.owes(worker) {
+            return self.give_way(worker, server);
         }
         loop {
             let release = self.books.lock().release(worker.id, server);
@@ -361,21 +405,52 @@ impl Pool {
                 continue;
             }
             // whoever has starved since it was asked above may have looked for an idle server before there was one
-            if kept && self.budgets.is_pressed(|| self.oldest_us()) {
-                self.give_up_idle(worker);
+            if kept && self.budgets.is_pressed() {
+                self.yield_idle(worker);
             }
             return;
         }
     }
 
-    /// Closes an idle server, to make room for another pool.
-    fn give_up_idle(self: &Arc<Self>, worker: &Rc<Worker>) -> bool {
-        let idle = self.books.lock().take_oldest_idle();
-        let Some(mut server) = idle else { return false };
-        // it may be registered with another worker's reactor
-        let _ = server.stream.detach();
-        self.discard(worker, server);
-        true
+    /// Closes an idle server, to make room for a pool that waits and has less, or if it was not used for a turn: its
+    /// clients do not want it back in a moment. `false` when none was closed; then this is looked at again in a turn.
+    fn yield_idle(self: &Arc<Self>, worker: &Rc<Worker>) -> bool {
+        let turn = Duration::from_micros(self.standing().turn_us);
+        let owes = self.owes(worker);
+        let mut books = self.books.lock();
+        let idle = books.take_idle_if(|server| owes || server.idle_since.elapsed() >= turn);
+        let has_more = books.has_idle();
+        drop(books);
+        let yielded = idle.is_some();
+        if let Some(mut server) = idle {
+            // it may be registered with another worker's reactor
+            let _ = server.stream.detach();
+            self.give_way(worker, server);
+        }
+        if has_more && !self.yields.swap(true, Ordering::AcqRel) {
+            let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(turn).await;
+                pool.yields.store(false, Ordering::Release);
+                if pool.budgets.is_pressed() {
+                    pool.yield_idle(&worker);
+                }
+            });
+        }
+        yielded
+    }
+
+    /// Closes a server so that another pool gets its place.
+    fn give_way(self: &Arc<Self>, worker: &Rc<Worker>, server: Box<Server>) {
+        self.turned_us.store(worker.shared.now_us(), Ordering::Relaxed);
+        self.books.lock().closes();
+        self.budgets.vacates();
+        let (pool, closer) = (Arc::clone(self), Rc::clone(worker));
+        worker.see_through(async move {
+            hang_up(server).await;
+            pool.budgets.vacated();
+            pool.hung_up(&closer);
+        });
     }
 
     /// Carries out what the books decided; a server comes back when its receiver has gone.
@@ -389,6 +464,10 @@ impl Pool {
             Release::Close(server) => {
                 self.discard(worker, server);
                 None
+            }
+            Release::Instead { mut server, ticket, waiter } => {
+                let _ = server.stream.detach(); // whoever closes it may live on another worker
+                waiter.grant(ticket, server).err()
             }
             Release::Grant { mut server, ticket, waiter, moved } => {
                 if moved && server.stream.detach().is_err() {
@@ -404,16 +483,23 @@ impl Pool {
 
     /// Closes a server that must not be used again; its place is free when the server has hung up.
     pub fn discard(self: &Arc<Self>, worker: &Rc<Worker>, server: Box<Server>) {
+        self.books.lock().closes();
         let (pool, closer) = (Arc::clone(self), Rc::clone(worker));
         worker.see_through(async move {
             hang_up(server).await;
-            pool.closed(&closer);
+            pool.hung_up(&closer);
         });
     }
 
     /// A connection is gone, or a dial was given up: the place is free.
-    fn closed(self: &Arc<Self>, worker: &Rc<Worker>) {
+    pub(in crate::proxy) fn closed(self: &Arc<Self>, worker: &Rc<Worker>) {
         self.books.lock().closed();
+        self.place_freed(worker);
+    }
+
+    /// A server that was told to hang up has.
+    fn hung_up(self: &Arc<Self>, worker: &Rc<Worker>) {
+        self.books.lock().hung_up();
         self.place_freed(worker);
     }
 
@@ -424,29 +510,47 @@ impl Pool {
         self.dial_for_waiters(worker);
     }
 
-    fn dial_for_waiters(self: &Arc<Self>, worker: &Rc<Worker>) {
+    /// Opens what may be opened for those who wait.
+    pub fn dial_for_waiters(self: &Arc<Self>, worker: &Rc<Worker>) {
         loop {
+            let now_us = worker.shared.now_us();
+            let mut unwanted = 0;
             let mut books = self.books.lock();
-            while books.dial(|| self.budgets.take()) {
-                self.dial(worker);
+            loop {
+                if let Some((ticket, client)) = books.next_claim(now_us, || self.budgets.take()) {
+                    if !client.grant_place(ticket) {
+                        unwanted += 1;
+                    }
+                } else if books.dial(now_us, || self.budgets.take()) {
+                    self.dial(worker);
+                } else {
+                    break;
+                }
             }
-            let refused = books.wants_to_dial();
+            for _ in 0..unwanted {
+                books.closed();
+            }
+            let refused = books.wants_more(now_us);
             drop(books);
+            for _ in 0..unwanted {
+                for starved in self.budgets.give_back() {
+                    starved.dial_for_waiters(worker);
+                }
+            }
             if !refused || self.starve(worker) {
                 return;
             }
         }
     }
 
-    /// Somebody waits and a limit above the pool refuses: another pool under it gives up an idle connection. `false` when
-    /// there is room after all.
+    /// Somebody waits and a limit above the pool refuses: another pool under it gives up an idle connection, now or in a
+    /// turn. `false` when there is room after all.
     fn starve(self: &Arc<Self>, worker: &Rc<Worker>) -> bool {
         if !self.budgets.press(self) {
             return false;
         }
         for other in worker.shared.pools.all() {
-            if !Arc::ptr_eq(&other, self) && other.budgets.share_a_full_one(&self.budgets) && other.give_up_idle(worker)
-            {
+            if !Arc::ptr_eq(&other, self) && other.budgets.share_a_full_one(&self.budgets) && other.yield_idle(worker) {
                 break;
             }
         }
@@ -456,12 +560,23 @@ impl Pool {
     /// Opens a connection that the books count already.
     fn dial(self: &Arc<Self>, worker: &Rc<Worker>) {
         let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
+        // its turn begins here, or it would give way before it has what it waits for; and again when it has that
+        pool.turned_us.store(worker.shared.now_us(), Ordering::Relaxed);
+        if !pool.looks_into.swap(true, Ordering::AcqRel) {
+            pool.hidden.store(worker.shared.hidden.view(&pool.key.cluster, &pool.settings.load().dbname));
+        }
         tokio::task::spawn_local(async move {
             let mut rest = REST_MIN;
             loop {
+                let begun = Instant::now();
                 let startup = pool.usual_startup(&worker);
                 let error = match pool.connect(&worker, &startup).await {
-                    Ok(server) => return pool.arrived(&worker, server),
+                    Ok(server) => {
+                        let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                        pool.login_us.store(took, Ordering::Relaxed);
+                        pool.turned_us.store(worker.shared.now_us(), Ordering::Relaxed);
+                        return pool.arrived(&worker, server);
+                    }
                     Err(_) if pool.forget_startup(&startup) => continue, // one client's settings are not everybody's
                     Err(error) => error,
                 };
@@ -482,7 +597,7 @@ impl Pool {
                 rest = (rest * 2).min(REST_MAX);
                 let mut books = pool.books.lock();
                 books.rested();
-                if !books.dial(|| pool.budgets.take()) {
+                if !books.dial(worker.shared.now_us(), || pool.budgets.take()) {
                     drop(books);
                     return pool.dial_for_waiters(&worker);
                 }
@@ -503,8 +618,8 @@ impl Pool {
         let kept = matches!(release, Release::Kept);
         if let Some(refused) = self.hand_over(worker, release) {
             self.pass_on(worker, refused);
-        } else if kept && self.budgets.is_pressed(|| self.oldest_us()) {
-            self.give_up_idle(worker); // whoever it was for has left, and another pool has none
+        } else if kept && self.budgets.is_pressed() {
+            self.yield_idle(worker); // whoever it was for has left, and another pool has none
         }
         // more may wait than there are dials under way
         self.dial_for_waiters(worker);
@@ -531,12 +646,17 @@ impl Pool {
 
     /// Looks after the idle servers of a worker: those that hung up, grew old, or idle too long are closed.
     pub fn sweep(self: &Arc<Self>, worker: &Rc<Worker>) {
-        let idle = self.settings.load().server_idle;
-        let swept = self.books.lock().take_idle(worker.id, |server| {
-            self.is_outdated(server)
-                || idle.is_some_and(|idle| server.idle_since.elapsed() >= idle)
-                || !server.is_silent()
+        let settings = self.settings.load();
+        let kept = settings.bounds.min > 0 && self.has_clients(worker);
+        let mut books = self.books.lock();
+        let mut spare = if kept { books.spare() } else { u32::MAX };
+        let swept = books.take_idle(worker.id, |server| {
+            let expired = settings.server_idle.is_some_and(|idle| server.idle_since.elapsed() >= idle) && spare > 0;
+            let swept = expired || self.is_outdated(server) || !server.is_silent();
+            spare = spare.saturating_sub(u32::from(swept));
+            swept
         });
+        drop(books);
         for server in swept {
             self.discard(worker, server);
         }
@@ -549,6 +669,16 @@ impl Pool {
         if self.is_contended() {
             self.dial_for_waiters(worker);
         }
+        if kept && !self.retired.load(Ordering::Acquire) {
+            while self.books.lock().dial_spare(|| self.budgets.take()) {
+                self.dial(worker);
+            }
+        }
+    }
+
+    /// Whether any client is logged in that would use this pool.
+    fn has_clients(&self, worker: &Worker) -> bool {
+        worker.shared.census.has_clients(&self.key.database, &self.key.user)
     }
 
     /// Whether it holds nothing and nobody wants it.
@@ -559,8 +689,8 @@ impl Pool {
     }
 }
 
-/// Closes a connection and waits until the server has seen it.
-async fn hang_up(mut server: Box<Server>) {
+/// Closes a connection, and waits until the server has seen it: [`CLOSE_MAX`] at most, as a frozen one never does.
+pub async fn hang_up(mut server: Box<Server>) {
     let goodbye = async {
         // one that is at work does not hear us hang up before it is done
         if !server.pipeline.quiet() && server.identity.cancel_begins() {

@@ -16,7 +16,7 @@ use super::run::End;
 use super::settings::Settings;
 use super::{Loan, Session};
 use crate::proxy::client::Signal;
-use crate::proxy::error::ClientError;
+use crate::proxy::error::{self, ClientError};
 use crate::proxy::pool::{Lent, Pool};
 use crate::proxy::server::Server;
 
@@ -57,7 +57,7 @@ impl Session {
 
     /// Borrows a server and brings it to the client's state, waiting `query_wait` at most.
     pub(super) async fn borrow(&mut self) -> Result<Loan, End> {
-        self.deadlines.query_wait = 0;
+        self.deadlines.end_wait();
         let lent = loop {
             let pool = match self.pool() {
                 Ok(pool) => pool,
@@ -69,7 +69,9 @@ impl Session {
             };
             let mut server = match pool.checkout(&self.worker, &self.handle) {
                 Lent::Server(server) => server,
+                Lent::Full => return Err(ClientError::TooManyWaiting.into()),
                 Lent::Queued(ticket) => {
+                    self.deadlines.reserve = pool.reserve_due_ms(self.worker.shared.now_us());
                     self.begin_wait();
                     let waited = poll_fn(|cx| self.poll_grant(&pool, cx)).await;
                     match waited {
@@ -101,7 +103,7 @@ impl Session {
             }
             break (pool, server);
         };
-        self.deadlines.query_wait = 0;
+        self.deadlines.end_wait();
         self.arm_if_any();
         let (pool, server) = lent;
         self.handle.working_on(&server.identity);
@@ -154,8 +156,11 @@ impl Session {
     }
 
     fn begin_wait(&mut self) {
-        if self.deadlines.query_wait == 0 {
-            self.deadlines.query_wait = after(self.worker.shared.now_ms(), self.member.profile.timeouts.query_wait);
+        if !self.deadlines.waits {
+            let (now, timeouts) = (self.worker.shared.now_ms(), &self.member.profile.timeouts);
+            self.deadlines.waits = true;
+            self.deadlines.query_wait = after(now, timeouts.query_wait);
+            self.deadlines.wait_notify = after(now, timeouts.query_wait_notify);
         }
         self.inbox.park();
         self.arm();
@@ -188,11 +193,28 @@ impl Session {
             }
             if self.handle.has(Signal::Expired) {
                 self.handle.clear(Signal::Expired);
-                if is_over(self.deadlines.query_wait, self.worker.shared.now_ms()) {
+                let now = self.worker.shared.now_ms();
+                if is_over(self.deadlines.query_wait, now) {
                     return Poll::Ready(Err(ClientError::QueryWait.into()));
+                }
+                if is_over(self.deadlines.wait_notify, now) {
+                    self.deadlines.wait_notify = 0;
+                    // no server is lent: what is in the outbox ends where a message does
+                    self.outbox.append(error::write_queued);
+                }
+                if is_over(self.deadlines.reserve, now) {
+                    self.deadlines.reserve = 0;
+                    if let Some(pool) = &self.member.pool {
+                        pool.dial_for_waiters(&self.worker);
+                    }
                 }
                 self.arm();
             }
+        }
+        if !self.outbox.is_empty()
+            && let Poll::Ready(Err(_)) = self.outbox.poll_send(&mut self.stream, cx)
+        {
+            return Poll::Ready(Err(End::Gone));
         }
         // a client that leaves the queue must be seen leaving
         while !self.inbox.is_full() {

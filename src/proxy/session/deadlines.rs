@@ -19,6 +19,12 @@ pub struct Deadlines {
     pub client_idle: u64,
     /// `timeouts.query_wait`.
     pub query_wait: u64,
+    /// `timeouts.query_wait_notify`.
+    pub wait_notify: u64,
+    /// `pool.reserve_timeout`.
+    pub reserve: u64,
+    /// A wait for a server has begun.
+    pub waits: bool,
     /// `timeouts.query`, then `timeouts.cancel_wait` for its cancel.
     pub query: u64,
     /// `timeouts.transaction`.
@@ -38,6 +44,8 @@ impl Deadlines {
         let all = [
             self.client_idle,
             self.query_wait,
+            self.wait_notify,
+            self.reserve,
             self.query,
             self.transaction,
             self.idle_in_transaction,
@@ -45,6 +53,11 @@ impl Deadlines {
             self.write,
         ];
         all.into_iter().filter(|at| *at != 0).min().unwrap_or(0)
+    }
+
+    /// The wait for a server is over, or has not begun.
+    pub fn end_wait(&mut self) {
+        (self.query_wait, self.wait_notify, self.reserve, self.waits) = (0, 0, 0, false);
     }
 }
 
