@@ -9,7 +9,9 @@ use super::timeouts::TimeoutsOverlay;
 /// The name that stands for every database that has no table of its own.
 pub const ANY_DATABASE: &str = "*";
 
-/// A name a client may connect to. `[databases."*"]` is every other name, forwarded as it is.
+/// A name a client may connect to. `[databases."*"]` is every other name, forwarded as it is. A physical replication
+/// connection is told its cluster by the name it asks for too, which PostgreSQL ignores: `pg_receivewal` and
+/// `pg_basebackup` ask for `replication` unless told otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Database {

@@ -42,7 +42,7 @@ settings_with_overlay! {
         mode: PoolMode = PoolMode::Transaction,
 
         /// Server connections howdah may open per node, database and user, counted over all workers. Clients beyond
-        /// it wait for `timeouts.query_wait`. It may be
+        /// it wait for `timeouts.query_wait`. A replication connection takes one for as long as it lasts. It may be
         /// larger than `max_server_connections`, which then decides; all pools of a node together should stay below its
         /// `max_connections`. PgBouncer: `default_pool_size`.
         #[schemars(extend("x-reload" = "live", "x-unit" = "connections"), range(min = 1))]

@@ -85,6 +85,53 @@ const fn limit(tag: u8) -> Option<u32> {
     }
 }
 
+/// Where a stream of messages stands that is passed on unread: inside one, or between two.
+#[derive(Clone, Debug, Default)]
+pub struct Boundary {
+    /// The beginning of a header that was cut by the end of a read.
+    header: [u8; HEADER_LEN],
+    known: usize,
+    body_left: usize,
+}
+
+impl Boundary {
+    /// Whether what has passed so far ends where a message does.
+    #[must_use]
+    pub const fn is_between(&self) -> bool {
+        self.known == 0 && self.body_left == 0
+    }
+
+    /// Goes over the next bytes; `begins` is told the tag of each message whose header is complete in them.
+    ///
+    /// # Errors
+    /// [`FrameError::BadLength`]: where the next message begins is not known any more.
+    pub fn advance(&mut self, mut bytes: &[u8], mut begins: impl FnMut(u8)) -> Result<(), FrameError> {
+        while !bytes.is_empty() {
+            if self.body_left > 0 {
+                let here = self.body_left.min(bytes.len());
+                self.body_left -= here;
+                bytes = bytes.get(here..).unwrap_or_default();
+                continue;
+            }
+            let missing = self.header.get_mut(self.known..).unwrap_or_default();
+            let here = missing.len().min(bytes.len());
+            for (to, from) in missing.iter_mut().zip(bytes) {
+                *to = *from;
+            }
+            self.known += here;
+            bytes = bytes.get(here..).unwrap_or_default();
+            if self.known == HEADER_LEN
+                && let Scan::Header { tag, body_len } = scan_header(&self.header)?
+            {
+                self.known = 0;
+                self.body_left = usize::try_from(body_len).unwrap_or(usize::MAX);
+                begins(tag);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A C string at the start of `body`: what stands before the zero byte, and what follows it.
 #[must_use]
 pub fn split_cstr(body: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -122,6 +169,21 @@ mod tests {
         assert_eq!(scan_client(b"!"), Err(FrameError::UnknownTag { tag: b'!' }));
     }
 
+    #[test]
+    fn a_stream_that_is_passed_on_is_between_two_messages_where_one_ends() {
+        let mut boundary = Boundary::default();
+        let mut tags = Vec::new();
+        assert!(boundary.is_between());
+        for (bytes, between) in
+            [(&b"d\0"[..], false), (b"\0\0\x06x", false), (b"y", true), (b"Z\0\0\0\x05Ic\0\0\0\x04", true)]
+        {
+            boundary.advance(bytes, |tag| tags.push(tag)).unwrap();
+            assert_eq!(boundary.is_between(), between, "{bytes:?}");
+        }
+        assert_eq!(tags, b"dZc");
+        assert_eq!(boundary.advance(b"d\0\0\0\x03", |_| ()), Err(FrameError::BadLength { tag: b'd' }));
+    }
+
     proptest! {
         #[test]
         fn any_prefix_asks_for_exactly_what_is_missing(tag in any::<u8>(), len in 4..i32::MAX, cut in 0..HEADER_LEN) {
@@ -130,6 +192,31 @@ mod tests {
             let prefix = bytes.get(..cut).unwrap_or_default();
             prop_assert_eq!(scan_header(prefix), Ok(Scan::More(HEADER_LEN - cut)));
             prop_assert_eq!(scan_header(&bytes), Ok(Scan::Header { tag, body_len: len.cast_unsigned() - 4 }));
+        }
+
+        #[test]
+        fn however_a_stream_is_cut_its_messages_are_the_same(
+            bodies in prop::collection::vec((any::<u8>(), 0..40usize), 1..20),
+            cuts in prop::collection::vec(1..9usize, 1..400),
+        ) {
+            let mut bytes = Vec::new();
+            for (tag, len) in &bodies {
+                bytes.push(*tag);
+                bytes.extend(u32::try_from(len + 4).unwrap().to_be_bytes());
+                bytes.extend(vec![0xff; *len]);
+            }
+            let (mut boundary, mut tags) = (Boundary::default(), Vec::new());
+            let mut rest = bytes.as_slice();
+            for cut in cuts.iter().cycle() {
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
+                boundary.advance(now, |tag| tags.push(tag)).unwrap();
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert!(boundary.is_between());
+            prop_assert_eq!(tags, bodies.iter().map(|(tag, _)| *tag).collect::<Vec<_>>());
         }
     }
 }

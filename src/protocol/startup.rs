@@ -70,12 +70,41 @@ impl<'a> StartupMessage<'a> {
         self.minor.min(NEWEST_MINOR)
     }
 
+    /// Whether `replication` asks for a replication connection, read as PostgreSQL reads it.
+    ///
+    /// # Errors
+    /// [`StartupError::Replication`] (`22023`) for a value that is neither `database` nor a boolean.
+    pub fn replication(&self) -> Result<Option<Replication>, StartupError> {
+        let Some(value) = self.param(b"replication") else { return Ok(None) };
+        let lower = value.to_ascii_lowercase();
+        // `parse_bool()`: any beginning of these words that fits only one of them
+        let is = |word: &[u8], least: usize| lower.len() >= least && word.starts_with(&lower);
+        if value == b"database" {
+            Ok(Some(Replication::Logical))
+        } else if is(b"true", 1) || is(b"yes", 1) || is(b"on", 2) || lower == b"1" {
+            Ok(Some(Replication::Physical))
+        } else if is(b"false", 1) || is(b"no", 1) || is(b"off", 2) || lower == b"0" {
+            Ok(None)
+        } else {
+            Err(StartupError::Replication(String::from_utf8_lossy(value).into_owned()))
+        }
+    }
+
     /// NegotiateProtocolVersion, if it is owed before authentication.
     #[must_use]
     pub fn negotiation(&self) -> Option<Vec<u8>> {
         let owed = self.minor > NEWEST_MINOR || !self.unknown_protocol_options.is_empty();
         owed.then(|| negotiate_protocol_version(self.spoken_minor(), &self.unknown_protocol_options))
     }
+}
+
+/// What kind of replication a connection is for (PostgreSQL: PROTOCOL-REPLICATION).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// Of whole clusters: it has no database.
+    Physical,
+    /// Of one database, where it can run SQL too.
+    Logical,
 }
 
 /// Why a first packet, or the `options` in it, is refused. Every one ends the connection; the fault is the client's.
@@ -104,6 +133,9 @@ pub enum StartupError {
     /// No `user`, or an empty one.
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
+    /// `replication` is neither a boolean nor `database`.
+    #[error("invalid value for parameter \"replication\": \"{0}\"")]
+    Replication(String),
     /// `-c name`, `--name`, or `-c` at the end.
     #[error("{0} requires a value")]
     OptionWithoutValue(String),
@@ -124,6 +156,7 @@ impl StartupError {
                 SqlState::PROTOCOL_VIOLATION
             }
             Self::Version { .. } => SqlState::FEATURE_NOT_SUPPORTED,
+            Self::Replication(_) => SqlState::INVALID_PARAMETER_VALUE,
             Self::NoUser => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::OptionWithoutValue(_) | Self::OptionWithoutName(_) | Self::UnknownOption(_) => SqlState::SYNTAX_ERROR,
         }
@@ -340,6 +373,27 @@ mod tests {
         assert_eq!(message.unknown_protocol_options, [b"_pq_.x"]);
         assert_eq!(message.param(b"b"), Some(&b"2"[..]));
         assert_eq!(message.negotiation(), Some(negotiate_protocol_version(2, &[b"_pq_.x"])));
+    }
+
+    #[test]
+    fn replication_is_read_as_postgresql_reads_it() {
+        let asked = |value: &str| {
+            let body = session(V3, &[(b"user", b"u"), (b"replication", value.as_bytes())]);
+            let Ok(Startup::Session(message)) = parse(&body) else { panic!() };
+            message.replication()
+        };
+        for value in ["true", "T", "tr", "on", "yes", "y", "1", "TRUE"] {
+            assert_eq!(asked(value), Ok(Some(Replication::Physical)), "{value}");
+        }
+        for value in ["false", "f", "off", "of", "no", "n", "0"] {
+            assert_eq!(asked(value), Ok(None), "{value}");
+        }
+        assert_eq!(asked("database"), Ok(Some(Replication::Logical)));
+        for value in ["", "o", "Database", "data", "2", "truer", "on "] {
+            let error = asked(value).unwrap_err();
+            assert_eq!(error.to_string(), format!("invalid value for parameter \"replication\": \"{value}\""));
+            assert_eq!(error.sqlstate(), SqlState::INVALID_PARAMETER_VALUE);
+        }
     }
 
     #[test]

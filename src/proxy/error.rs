@@ -76,9 +76,6 @@ pub enum ClientError {
     /// The first packet is not what it should be.
     #[error("{0}")]
     Startup(#[from] StartupError),
-    /// A replication connection was asked for.
-    #[error("replication connections are not supported")]
-    Replication,
     /// Login took too long.
     #[error("client_login_timeout")]
     LoginTimeout,
@@ -200,7 +197,7 @@ impl ClientError {
             | Self::WrongCertificate(_)
             | Self::WrongPeer(_) => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Startup(error) => error.sqlstate(),
-            Self::Replication | Self::StatementMode | Self::PinsForbidden(_) => SqlState::FEATURE_NOT_SUPPORTED,
+            Self::StatementMode | Self::PinsForbidden(_) => SqlState::FEATURE_NOT_SUPPORTED,
             Self::ShuttingDown | Self::SessionLost => SqlState::ADMIN_SHUTDOWN,
             Self::NoPrimary(_) | Self::ServerUnreachable(_) | Self::PoolRetired | Self::PasswordsUnreadable(_) => {
                 SqlState::CANNOT_CONNECT_NOW
@@ -274,7 +271,6 @@ impl ClientError {
             | Self::TlsRequired
             | Self::PlaintextBeforeTls
             | Self::Startup(_)
-            | Self::Replication
             | Self::LoginTimeout
             | Self::ShuttingDown
             | Self::SessionLost

@@ -8,9 +8,10 @@
 //! 6. [`relay`]: frames both ways until the server owes nothing
 //! 7. [`pool`] again: the server goes to whoever waits, or rests
 //!
-//! Beside it: [`secrets`] (what proves a client, and logs it in to servers), [`server`] (a server connection), [`statements`] (what clients prepare, shared), [`cancel`] (a cancel
-//! key's way), [`client`] (what others may do to a client), [`census`] (who is connected), [`error`] (what a client can be
-//! told).
+//! Beside it: [`replication`] (connections that are one client's from dial to close), [`secrets`] (what proves a
+//! client, and logs it in to servers), [`server`] (a server connection),
+//! [`statements`] (what clients prepare, shared), [`cancel`] (a cancel key's way), [`client`] (what others may do to a
+//! client), [`census`] (who is connected), [`error`] (what a client can be told).
 
 pub mod accept;
 pub mod cancel;
@@ -22,6 +23,7 @@ pub mod error;
 pub mod handshake;
 pub mod pool;
 pub mod relay;
+pub mod replication;
 pub mod secrets;
 pub mod server;
 pub mod session;

@@ -29,6 +29,7 @@ mod pipelines;
 mod plans;
 mod protocol;
 mod reload;
+mod replication;
 mod scram;
 mod settings;
 mod shutdown;

@@ -307,4 +307,12 @@ fn large_results_and_transactions_go_through_tls_on_both_sides() {
     assert_eq!(large.stdout.len(), 50 * 1_000_001);
     let long = format!("SELECT length('{}')", "y".repeat(100_000));
     assert_eq!(out(&psql(&howdah, &tenant, "sslmode=require", &long)), "100000\n");
+    // a replication connection
+    cluster.primary().sql(&format!("ALTER ROLE {} REPLICATION", tenant.name)).unwrap();
+    let mut backup = cluster.primary().command("pg_basebackup");
+    backup.args(["-D", "-", "-Ft", "-X", "fetch", "--checkpoint=fast", "-h", "127.0.0.1", "-U", &tenant.name]);
+    backup.args(["-p", &howdah.port().to_string()]).env("PGPASSWORD", &tenant.password);
+    let done = backup.env("PGSSLMODE", "require").env("HOME", "/nonexistent").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(done.stdout.len() > 20_000_000, "{} bytes", done.stdout.len());
 }

@@ -5,6 +5,7 @@
 //! - [`admission`]: whether it may come in, and what it must show
 //! - [`login`]: proving who the client is by its password
 //! - [`greeting`]: what a client is told before its first ReadyForQuery
+//! - [`replication`]: the same for a replication connection, which has a server of its own
 //!
 //! Nothing a stranger sends sizes an allocation before its length has been checked, and all of it together takes
 //! `client_login` at most. The whole handshake lives in one boxed future that is gone before the session begins.
@@ -13,6 +14,7 @@ pub mod admission;
 pub mod greeting;
 pub mod intake;
 pub mod login;
+pub mod replication;
 
 use std::io;
 use std::rc::Rc;
@@ -23,10 +25,12 @@ use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
 use self::intake::Intake;
+use self::replication::Proven;
 use super::cancel::{self, CancelKey};
 use super::census::{Census, ClientLimits, Place};
 use super::client::{ClientHandle, Signal};
 use super::error::ClientError;
+use super::replication::Replication;
 use super::session::Session;
 use super::session::settings::Settings;
 use super::worker::{Accepted, Guest, Worker};
@@ -60,6 +64,8 @@ enum Visitor {
     Silent,
     /// A client, logged in.
     Client(Box<Session>),
+    /// A replication connection, logged in on both sides.
+    Replication(Box<Replication>),
 }
 
 /// Who a client says it is, in the configuration's eyes.
@@ -73,6 +79,8 @@ pub struct Claim {
     pub settings: Settings,
     /// Whether it speaks protocol 3.2.
     pub long_keys: bool,
+    /// What kind of replication it is for, if any.
+    pub replication: Option<startup::Replication>,
 }
 
 /// Everything that must end when the client does.
@@ -126,6 +134,13 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
             if log {
                 tracing::debug!(client = handle.id, client_addr = &*peer, ended, "client left");
             }
+        }
+        Ok(Visitor::Replication(mut replication)) => {
+            replication.stream = stream;
+            let (client, user, database) = (handle.id, replication.user(), replication.database());
+            tracing::info!(client, client_addr = &*peer, user, database, "replication begins");
+            let ended = replication.run().await;
+            tracing::info!(client = handle.id, client_addr = &*peer, ended, "replication client left");
         }
         Err(Refusal::Told(error)) => {
             if log {
@@ -183,9 +198,6 @@ async fn welcome(
     {
         return Err(ClientError::TlsRequired.into());
     }
-    if message.param(b"replication").is_some_and(|value| !is_false(value)) {
-        return Err(ClientError::Replication.into());
-    }
     let claim = read_claim(&message)?;
     if let Some(negotiation) = message.negotiation() {
         stream.write_all(&negotiation).await?;
@@ -222,13 +234,13 @@ async fn welcome(
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
     };
     let presence = Presence { place, key: None, worker: Rc::clone(worker) };
+    if claim.replication.is_some() {
+        let client = Proven { stream, last: proven, sent: intake.into_rest() };
+        return replication::greet(worker, handle, client, &profile, &claim, presence).await.map(Visitor::Replication);
+    }
     let mut session = greeting::greet(worker, handle, stream, proven, profile, claim, presence).await?;
     session.has_sent(intake.into_rest());
     Ok(Visitor::Client(session))
-}
-
-fn is_false(value: &[u8]) -> bool {
-    ["false", "off", "no", "0"].iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Reads first packets until one is not a question about encryption. `None`: the peer went, or is no client at all.
@@ -276,6 +288,7 @@ fn read_claim(message: &startup::StartupMessage<'_>) -> Result<Claim, ClientErro
         // names that are not UTF-8 exist in no configuration
         std::str::from_utf8(bytes).map(Arc::from).map_err(|_| ClientError::Startup(StartupError::Layout))
     };
+    let replication = message.replication().map_err(ClientError::from)?;
     let mut settings = Settings::default();
     // wherever they stand: what has a parameter of its own goes before them
     for (_, options) in message.params.iter().filter(|(name, _)| *name == b"options") {
@@ -285,7 +298,8 @@ fn read_claim(message: &startup::StartupMessage<'_>) -> Result<Claim, ClientErro
     }
     for (name, value) in &message.params {
         match *name {
-            b"options" | b"replication" => {}
+            b"options" => {}
+            b"replication" if replication.is_none() => {}
             name => settings.set(name, value),
         }
     }
@@ -296,5 +310,6 @@ fn read_claim(message: &startup::StartupMessage<'_>) -> Result<Claim, ClientErro
         user: text(message.user)?,
         settings,
         long_keys: message.spoken_minor() >= 2,
+        replication,
     })
 }
