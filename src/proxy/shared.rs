@@ -123,6 +123,7 @@ pub struct Shared {
     pub secrets: Secrets,
     started: Instant,
     last_client: AtomicU64,
+    panics: AtomicU64,
     /// How many workers there are.
     pub workers: usize,
 }
@@ -154,6 +155,7 @@ impl Shared {
             secrets: Secrets::default(),
             started: Instant::now(),
             last_client: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
             workers,
         }
     }
@@ -194,6 +196,17 @@ impl Shared {
     #[must_use]
     pub fn next_client(&self) -> u64 {
         self.last_client.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Sessions that have panicked.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Counts one; see [`Self::panics`].
+    pub fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The pool a session borrows from now, or why there is none.

@@ -119,18 +119,7 @@ impl Worker {
             match runtime {
                 Ok(runtime) => {
                     let _ = report.send(Ok(()));
-                    let worker = Rc::new(Self {
-                        id,
-                        shared,
-                        statements: Cache::default(),
-                        clients: RefCell::default(),
-                        load,
-                        draining: Cell::new(false),
-                        to_see_through: Cell::new(0),
-                        next_scan_ms: Cell::new(u64::MAX),
-                        sooner: Notify::new(),
-                    });
-                    runtime.block_on(worker.run(sockets, orders));
+                    runtime.block_on(Rc::new(Self::new(id, shared, load)).run(sockets, orders));
                 }
                 Err(error) => {
                     let _ = report.send(Err(error));
@@ -141,6 +130,22 @@ impl Worker {
             Ok(Ok(())) => Ok((gate, thread)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(std::io::Error::other("a worker died while it started")),
+        }
+    }
+
+    /// A worker without clients; `load` is what its gate shows.
+    #[must_use]
+    pub fn new(id: usize, shared: Arc<Shared>, load: Arc<AtomicUsize>) -> Self {
+        Self {
+            id,
+            shared,
+            statements: Cache::default(),
+            clients: RefCell::default(),
+            load,
+            draining: Cell::new(false),
+            to_see_through: Cell::new(0),
+            next_scan_ms: Cell::new(u64::MAX),
+            sooner: Notify::new(),
         }
     }
 
@@ -191,11 +196,11 @@ impl Worker {
 
     /// Runs a task that a stop of the worker waits for, a moment at least.
     pub fn see_through(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        let worker = Rc::clone(self);
         self.to_see_through.update(|tasks| tasks + 1);
+        let seen = SeenThrough(Rc::clone(self));
         tokio::task::spawn_local(async move {
             task.await;
-            worker.to_see_through.update(|tasks| tasks - 1);
+            drop(seen);
         });
     }
 
@@ -263,7 +268,17 @@ impl Worker {
     }
 }
 
-/// A client's entry in its worker's book; dropping it takes the client out.
+/// A task that a stop of its worker waits for, until it is dropped.
+struct SeenThrough(Rc<Worker>);
+
+impl Drop for SeenThrough {
+    fn drop(&mut self) {
+        self.0.to_see_through.update(|tasks| tasks - 1);
+    }
+}
+
+/// A client's entry in its worker's book; dropping it takes the client out. A session that panics takes only itself with
+/// it: what it had is dropped on the way, and this is the last of it.
 #[derive(Debug)]
 pub struct Guest {
     worker: Rc<Worker>,
@@ -274,5 +289,9 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.worker.clients.borrow_mut().remove(&self.id);
         self.worker.load.fetch_sub(1, Ordering::Relaxed);
+        if std::thread::panicking() {
+            self.worker.shared.count_panic();
+            tracing::error!(client = self.id, "a session broke down: a defect of howdah");
+        }
     }
 }

@@ -158,6 +158,9 @@ impl Session {
 #[derive(Debug)]
 pub struct Loan {
     server: Option<Box<Server>>,
+    /// The relay has the server. Where that panics the connection is closed by the unwinding, and only its place is left
+    /// to free.
+    relayed: bool,
     pub(super) pool: Arc<Pool>,
     worker: Rc<Worker>,
     /// What the server reported when it was lent.
@@ -200,9 +203,15 @@ pub struct Loan {
 
 impl Loan {
     fn new(server: Box<Server>, pool: Arc<Pool>, worker: Rc<Worker>) -> Self {
+        let reported = Arc::clone(&server.reported);
+        Self::around(Some(server), reported, pool, worker)
+    }
+
+    fn around(server: Option<Box<Server>>, reported: Arc<Reported>, pool: Arc<Pool>, worker: Rc<Worker>) -> Self {
         Self {
-            reported: Arc::clone(&server.reported),
-            server: Some(server),
+            reported,
+            server,
+            relayed: false,
             pool,
             worker,
             prefix: None,
@@ -251,10 +260,69 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         self.set_pins(Effects::NONE);
-        if let Some(server) = self.server.take()
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
-            self.pool.discard(&self.worker, server);
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
         }
+        match self.server.take() {
+            Some(server) => self.pool.discard(&self.worker, server),
+            None if self.relayed => self.pool.closed(&self.worker),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::hidden::HiddenCatalog;
+    use crate::catalog::verifiers::{Lookup, Verifiers};
+    use crate::config::parse;
+    use crate::proxy::pool::accounting::Counts;
+    use crate::proxy::pool::budget::{Budget, Budgets};
+    use crate::proxy::pool::{PoolKey, PoolSettings};
+    use crate::proxy::server::Endpoint;
+    use crate::proxy::shared::{Running, Shared};
+
+    fn worker() -> Rc<Worker> {
+        let toml = "[clusters.main.monitor]\nuser = \"m\"\n[[clusters.main.nodes]]\nname = \"a\"\nhost = \"127.0.0.1\"\n[databases.\"*\"]\ncluster = \"main\"\n";
+        let config = parse(std::path::Path::new("howdah.toml"), toml).unwrap();
+        let (verifiers, hidden) =
+            (Verifiers::start(vec![], Lookup::default(), Arc::default()), HiddenCatalog::start(vec![], Arc::default()));
+        let shared = Shared::new(Running::new(config).unwrap(), Arc::default(), verifiers, hidden, 1);
+        Rc::new(Worker::new(0, Arc::new(shared), Arc::default()))
+    }
+
+    fn pool(worker: &Worker) -> Arc<Pool> {
+        let name = || Arc::<str>::from("a");
+        let key = PoolKey { cluster: name(), node: name(), database: name(), user: name() };
+        let profile = worker.shared.running().config.profile("a", "a").unwrap();
+        let (host, channel_binding) = ("127.0.0.1".into(), Default::default());
+        let endpoint = Arc::new(Endpoint { node: "a".into(), host, port: 1, tls: None, channel_binding });
+        let budgets = Budgets { database: Arc::new(Budget::new(Some(1))), user: Arc::new(Budget::new(None)) };
+        Arc::new(Pool::new(key, PoolSettings::from(&profile), endpoint, budgets, 1))
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_panics_frees_the_place_of_its_server() {
+        tokio::task::LocalSet::new().run_until(relay_panics()).await;
+    }
+
+    async fn relay_panics() {
+        let (worker, client) = (worker(), Arc::new(ClientHandle::new(1, 0)));
+        let pool = pool(&worker);
+        let place = pool.claim(&worker, &client).await.unwrap();
+        std::mem::forget(place); // the loan has it
+        let taken = Counts { open: 1, ..Counts::default() };
+        assert_eq!((pool.counts(), pool.budgets().take()), (taken, false));
+        let panicking = {
+            let (pool, worker) = (Arc::clone(&pool), Rc::clone(&worker));
+            tokio::task::spawn_local(async move {
+                let mut loan = Loan::around(None, Arc::default(), pool, worker);
+                loan.relayed = true;
+                panic!("as a defect in the relay would");
+            })
+        };
+        assert!(panicking.await.unwrap_err().is_panic());
+        assert_eq!((pool.counts(), pool.budgets().take()), (Counts::default(), true));
     }
 }

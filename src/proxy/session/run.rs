@@ -91,6 +91,7 @@ impl Session {
             Err(end) => return Err(end),
         };
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
+        loan.relayed = true;
         let relayed = loop {
             let relayed = poll_fn(|cx| self.poll_relay(&mut loan, &mut server, cx)).await;
             if relayed.is_err() || loan.trail.is_quiet(loan.pins()) {
@@ -111,6 +112,7 @@ impl Session {
         self.quiet_deadlines();
         self.names.leave_server();
         loan.server = Some(server);
+        loan.relayed = false;
         match relayed {
             Ok(()) => {
                 self.give_back(loan);
