@@ -91,8 +91,8 @@ fn an_error_of_a_server_that_names_no_sqlstate_is_passed_on_and_harms_nobody() {
         });
         let howdah = node.howdah("[pool]\nsize = 1\n");
         let (mut client, mut other) = (login(&howdah, &tenant), login(&howdah, &tenant));
-        let batch = [parse("", "codeless", &[]), bind("", "", &[]), execute("", 0), sync()].concat();
-        for request in [query("codeless"), batch] {
+        let batch = [parse("", "SELECT codeless", &[]), bind("", "", &[]), execute("", 0), sync()].concat();
+        for request in [query("SELECT codeless"), batch] {
             client.send(&request);
             let said = client.read_until_ready();
             let tags: Vec<_> = said.iter().map(|m| m.tag).collect();
