@@ -226,7 +226,7 @@ async fn welcome(
         peer,
         cluster: cluster.as_ref(),
         claim: &claim,
-        physical_replication: false,
+        physical_replication: claim.replication == Some(startup::Replication::Physical),
     })
     .await?;
     drop(running);
