@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -174,6 +175,29 @@ impl Stream {
         !matches!(self, Self::Plain(_))
     }
 
+    /// The certificate the other side has shown, in DER: a server's always, a client's if it has shown one. Of clients
+    /// one is asked for only where the listener has a `ca`, and a handshake with one that this did not sign fails: what is
+    /// here is verified. Whom it names: [`common_name`](super::tls::common_name).
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        let chain = match self {
+            Self::Plain(_) => None,
+            Self::Accepted(tls) => tls.get_ref().1.peer_certificates(),
+            Self::Dialled(tls) => tls.get_ref().1.peer_certificates(),
+        };
+        chain.and_then(|chain| chain.first())
+    }
+
+    /// The protocol that ALPN has agreed on.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
+            Self::Dialled(tls) => tls.get_ref().1.alpn_protocol(),
+        }
+    }
+
     /// Reads what is there into `into`; 0 is the end.
     ///
     /// # Errors
@@ -254,14 +278,41 @@ impl Stream {
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Says goodbye (TLS close_notify, FIN), waiting no longer than it takes to hand it to the kernel.
-    pub async fn close(&mut self) {
-        let shut = std::future::poll_fn(|cx| match self {
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Accepted(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
             Self::Dialled(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
-        });
+        }
+    }
+
+    /// Says goodbye (TLS close_notify, FIN), waiting no longer than it takes to hand it to the kernel.
+    pub async fn close(&mut self) {
+        let shut = std::future::poll_fn(|cx| self.poll_shutdown(cx));
         // A peer that is gone or does not read its goodbye is not waited for.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(100), shut).await;
+    }
+}
+
+/// For whoever takes nothing else, such as `tokio_postgres`.
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(Self::poll_read(self.get_mut(), cx, buf.initialize_unfilled()))?;
+        buf.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Self::poll_write(self.get_mut(), cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Self::poll_flush(self.get_mut(), cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_shutdown(cx)
     }
 }

@@ -61,16 +61,26 @@ fn a_bad_first_packet_is_refused_or_dropped_at_once() {
     unterminated.pop();
     let length = i32::try_from(unterminated.len()).unwrap().to_be_bytes();
     unterminated[..4].copy_from_slice(&length);
-    let told: [(&str, Vec<u8>, &str); 5] = [
+    let told: [(&str, Vec<u8>, &str); 8] = [
         ("version 2", wire::startup(0x0002_0000, &user), "0A000"),
         ("version 4", wire::startup(0x0004_0000, &user), "0A000"),
         ("no user", wire::startup(wire::PROTOCOL_3_0, &[("database", "x")]), "28000"),
         ("no terminator", unterminated, "08P01"),
         ("a switch", wire::startup(wire::PROTOCOL_3_0, &[("user", &name), ("options", "-z")]), "42601"),
+        ("an empty name", wire::startup(wire::PROTOCOL_3_0, &[("user", &name), ("options", "-c=")]), "42601"),
+        (
+            "an empty name and a value",
+            wire::startup(wire::PROTOCOL_3_0, &[("user", &name), ("options", "-c =x")]),
+            "42601",
+        ),
+        ("a request for TLS behind another", [wire::ssl_request(), wire::ssl_request()].concat(), "08P01"),
     ];
     for (what, packet, code) in told {
         let mut client = bystander.howdah.wire();
         client.send(&packet);
+        if what.contains("TLS") {
+            assert_eq!(client.read_byte(), b'N');
+        }
         let error = wire::error(&client.read_until_closed());
         assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", code), "{what}: {error:?}");
     }
@@ -101,7 +111,7 @@ fn a_bad_first_packet_is_refused_or_dropped_at_once() {
 
 #[test]
 fn a_login_that_is_not_finished_is_cut_after_client_login() {
-    let mut bystander = Bystander::new("[timeouts]\nclient_login = \"1s\"\n");
+    let mut bystander = Bystander::new("[timeouts]\nclient_login = \"4s\"\n");
     let name = bystander.tenant.name.clone();
     let packet = wire::startup(wire::PROTOCOL_3_0, &[("user", &name), ("database", &name)]);
     let silent = bystander.howdah.wire();

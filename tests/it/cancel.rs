@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::wire::{self, Client};
-use crate::support::{Howdah, SOON, Tenant, eventually, shared};
+use crate::support::{Howdah, SOON, Tenant, eventually, rss_bytes, shared};
 
 fn served(extra: &str) -> (Howdah, Tenant) {
     let tenant = Tenant::shared();
@@ -135,6 +135,43 @@ fn a_storm_of_cancels_never_hits_a_client_that_did_not_ask() {
     let (answers, cancelled, asked) = (answers.into_inner(), cancelled.into_inner(), asked.into_inner());
     println!("{answers} answers, {asked} cancels, {cancelled} cancelled");
     assert!(answers > 500 && asked > 500 && cancelled > 5, "{answers} answers, {asked} cancels, {cancelled} cancelled");
+}
+
+#[test]
+fn a_flood_of_cancels_costs_neither_memory_nor_those_who_work() {
+    let (howdah, tenant) = served("");
+    let (port, before) = (howdah.port(), rss_bytes(howdah.pid()));
+    let mut worker = howdah.login(&tenant);
+    let owners: Vec<_> = (0..40).map(|_| howdah.login(&tenant)).collect();
+    let flooding = AtomicU64::new(40);
+    thread::scope(|scope| {
+        for key in owners.iter().map(|owner| owner.key.clone()) {
+            let flooding = &flooding;
+            scope.spawn(move || {
+                let (wrong, nobody) = ((key.0, vec![0; 4]), (key.0 ^ 1, key.1.clone()));
+                for n in 0..150 {
+                    // the flood does not wait for an end, and hangs up at any stage
+                    let Ok(mut messenger) = Client::connect(("127.0.0.1", port)) else { continue };
+                    let request = wire::cancel_request([&key, &wrong, &nobody][n % 3]);
+                    let _ = messenger.try_send(&request[..request.len() - n % 2]);
+                }
+                flooding.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        let mut answers = 0;
+        while flooding.load(Ordering::Relaxed) > 0 {
+            let asked = Instant::now();
+            assert_eq!(worker.value("SELECT 'mine'"), "mine");
+            assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+            answers += 1;
+        }
+        assert!(answers > 10, "{answers}");
+    });
+    eventually("nobody else is left", SOON, || howdah.status()["clients"] == 41);
+    assert!(rss_bytes(howdah.pid()) < before + 16_000_000);
+    for mut owner in owners {
+        assert_eq!(owner.value("SELECT 1"), "1");
+    }
 }
 
 #[test]

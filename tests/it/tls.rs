@@ -1,84 +1,20 @@
 //! TLS to clients and to servers, with libpq's modes on both sides.
 
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ClientConfig;
 
+use crate::drivers::{finish, python};
+pub use crate::support::tls::Authority;
+use crate::support::tls::{ALPN, Begin, connect};
 use crate::support::wire;
-use crate::support::{Cluster, Howdah, SOON, Tenant, config, eventually, free_port, shared};
-
-/// An authority, and a folder for what it signs.
-pub struct Authority {
-    folder: tempfile::TempDir,
-    ca: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap(); // psql's user reads it
-        std::fs::write(folder.path().join("ca.crt"), ca.pem()).unwrap();
-        Self { folder, ca }
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// `NAME.crt` and `NAME.key`, for this host.
-    pub fn sign(&self, name: &str, host: &str) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([host.to_owned()]).unwrap();
-        std::fs::write(self.path(&format!("{name}.crt")), params.signed_by(&key, &self.ca).unwrap().pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-
-    /// `NAME.crt` and `NAME.key`, for a client of this name.
-    pub fn sign_client(&self, name: &str, common_name: &str) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        std::fs::write(self.path(&format!("{name}.crt")), params.signed_by(&key, &self.ca).unwrap().pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-        let private = std::fs::Permissions::from_mode(0o600); // libpq insists
-        std::fs::set_permissions(self.path(&format!("{name}.key")), private).unwrap();
-    }
-
-    /// What a client trusts, and shows if `name` is one that was signed.
-    pub fn client(&self, name: Option<&str>) -> Arc<rustls::ClientConfig> {
-        use rustls::pki_types::pem::PemObject;
-        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.path("ca.crt")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let builder = builder.with_root_certificates(roots);
-        let config = match name {
-            None => builder.with_no_client_auth(),
-            Some(name) => {
-                let file = |kind: &str| self.path(&format!("{name}.{kind}"));
-                let chain = vec![CertificateDer::from_pem_file(file("crt")).unwrap()];
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(file("key")).unwrap()).unwrap()
-            }
-        };
-        Arc::new(config)
-    }
-
-    /// A `tls` line of a listener.
-    pub fn listener(&self, name: &str, mode: &str) -> String {
-        let (cert, key) = (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")));
-        format!("tls = {{ cert = \"{}\", key = \"{}\", mode = \"{mode}\" }}\n", cert.display(), key.display())
-    }
-}
+use crate::support::{Builder, Cluster, Howdah, SOON, Tenant, config, eventually, free_port, shared};
 
 /// Serves these with a line under the listener and one under the node.
 pub fn serve(cluster: &Cluster, listener: &str, node: &str) -> Howdah {
@@ -89,6 +25,15 @@ pub fn serve(cluster: &Cluster, listener: &str, node: &str) -> Howdah {
 
 pub fn tls_config(plain: &str, listener: &str, node: &str) -> String {
     plain.replacen("\n\n[http]", &format!("\n{listener}\n[http]"), 1).trim_end().to_owned() + "\n" + node
+}
+
+/// How a client gets in that shows the certificate of this name, if any: with an answer, or not at all.
+fn shows(howdah: &Howdah, tenant: &Tenant, tls: ClientConfig) -> Result<String, String> {
+    let mut client = connect(howdah.port(), Begin::Asking, tls).map_err(|error| error.to_string())?;
+    let user = [("user", tenant.name.as_str())];
+    // in TLS 1.3 the client is done before the server has looked at its certificate
+    client.try_login(&user, &tenant.password).map_err(|error| error.to_string())?;
+    Ok(client.value("SELECT 'served'"))
 }
 
 fn psql(howdah: &Howdah, tenant: &Tenant, parameters: &str, sql: &str) -> Output {
@@ -108,10 +53,13 @@ fn out(output: &Output) -> String {
 
 /// A PostgreSQL of its own that speaks TLS with a certificate for `host`.
 pub fn tls_cluster(authority: &Authority, host: &str) -> Cluster {
-    let cluster = Cluster::builder()
-        .hba("hostssl all postgres all scram-sha-256")
-        .start()
-        .unwrap_or_else(|error| panic!("{error}"));
+    tls_cluster_of(Cluster::builder(), authority, host)
+}
+
+/// [`tls_cluster`], of this kind.
+pub fn tls_cluster_of(builder: Builder, authority: &Authority, host: &str) -> Cluster {
+    let builder = builder.hba("hostssl all postgres all scram-sha-256");
+    let cluster = builder.start().unwrap_or_else(|error| panic!("{error}"));
     authority.sign("node", host);
     let node = cluster.primary();
     let owner = std::fs::metadata(node.data_directory()).unwrap();
@@ -315,4 +263,165 @@ fn large_results_and_transactions_go_through_tls_on_both_sides() {
     let done = backup.env("PGSSLMODE", "require").env("HOME", "/nonexistent").output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(done.stdout.len() > 20_000_000, "{} bytes", done.stdout.len());
+}
+
+#[test]
+fn tls_from_the_first_byte_is_served_if_alpn_says_that_postgresql_is_meant() {
+    let authority = Authority::new("ours");
+    authority.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(shared(), &authority.listener("server", "require"), "");
+    let direct = |alpn: &[&[u8]]| connect(howdah.port(), Begin::Directly, authority.offering(alpn, None));
+    for alpn in [&[ALPN][..], &[b"h2", ALPN]] {
+        let mut client = direct(alpn).unwrap();
+        client.login(&tenant.name, &tenant.password, &tenant.name);
+        client.send(&wire::query("SELECT pg_sleep(600)"));
+        client.expect_silence(Duration::from_millis(100));
+        let mut messenger = direct(alpn).unwrap();
+        messenger.send(&wire::cancel_request(&client.key));
+        // the end is a goodbye, which libpq insists on
+        assert_eq!(messenger.read().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(wire::error(&client.read_until_ready()).code, "57014");
+        // encryption is not asked for twice
+        client.cut();
+        let mut client = direct(alpn).unwrap();
+        client.send(&wire::ssl_request());
+        assert_eq!(wire::error(&client.read_until_closed()).code, "08P01");
+    }
+    // nobody has said what is meant: closed, as PostgreSQL does
+    let mut client = direct(&[]).unwrap();
+    assert!(client.try_login(&[("user", &tenant.name)], &tenant.password).is_err());
+    let refused = direct(&[b"h2"]).err().unwrap().to_string();
+    assert!(refused.contains("NoApplicationProtocol"), "{refused}");
+    let refused = connect(howdah.port(), Begin::Asking, authority.offering(&[b"h2"], None)).err().unwrap().to_string();
+    assert!(refused.contains("NoApplicationProtocol"), "{refused}");
+    let mut old = connect(howdah.port(), Begin::Asking, authority.offering(&[], None)).unwrap();
+    old.login(&tenant.name, &tenant.password, &tenant.name);
+    assert!(howdah.log().contains("direct TLS without ALPN"));
+
+    let plain = Howdah::shared("");
+    let closed = connect(plain.port(), Begin::Directly, authority.offering(&[ALPN], None)).err().unwrap();
+    assert!(matches!(closed.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{closed}");
+}
+
+#[test]
+fn a_client_hello_in_pieces_is_put_together() {
+    let authority = Authority::new("ours");
+    authority.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(shared(), &authority.listener("server", "require"), "");
+    let mut config = authority.offering(&[ALPN], None);
+    // longer than what is read at once
+    config.alpn_protocols.extend((0..40).map(|n| format!("{n}-{}", "x".repeat(60)).into_bytes()));
+    let mut session = rustls::ClientConnection::new(Arc::new(config), "127.0.0.1".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).unwrap();
+    assert!(hello.len() > 2_000);
+    let mut socket = TcpStream::connect(("127.0.0.1", howdah.port())).unwrap();
+    for piece in [&hello[..1], &hello[1..7], &hello[7..1_500], &hello[1_500..]] {
+        socket.write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut client = wire::Client::over(Box::new(rustls::StreamOwned::new(session, socket)));
+    client.login(&tenant.name, &tenant.password, &tenant.name);
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_client_certificate_is_demanded_by_the_strict_modes_and_verified_by_all() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    ours.sign("server", "127.0.0.1");
+    ours.sign("app", "app.example");
+    theirs.sign("app", "app.example");
+    let tenant = Tenant::shared();
+    for mode in ["verify-ca", "verify-full", "require", "prefer"] {
+        let howdah = serve(shared(), &ours.listener_with_ca("server", mode, "ca.crt"), "");
+        let served = |identity| shows(&howdah, &tenant, ours.offering(&[ALPN], identity));
+        assert_eq!(served(Some((&ours, "app"))), Ok("served".to_owned()), "{mode}");
+        let refused = served(Some((&theirs, "app"))).unwrap_err();
+        assert!(refused.contains("alert"), "{mode}: {refused}");
+        match mode {
+            "verify-ca" | "verify-full" => {
+                let refused = served(None).unwrap_err();
+                assert!(refused.contains("CertificateRequired"), "{mode}: {refused}");
+                let mut plain = howdah.wire();
+                let said = plain.try_login(&[("user", &tenant.name)], &tenant.password).unwrap();
+                assert_eq!(wire::error(&said).message, "SSL required");
+                eventually("it says why", SOON, || howdah.log().contains("TLS handshake failed"));
+            }
+            _ => assert_eq!(served(None), Ok("served".to_owned()), "{mode}"),
+        }
+    }
+}
+
+#[test]
+fn the_authority_of_client_certificates_is_read_again_on_reload() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    old.sign("server", "127.0.0.1");
+    old.sign("app", "app.example");
+    new.sign("app", "app.example");
+    let tenant = Tenant::shared();
+    std::fs::copy(old.path("ca.crt"), old.path("clients.crt")).unwrap();
+    let howdah = serve(shared(), &old.listener_with_ca("server", "verify-ca", "clients.crt"), "");
+    let served = |authority| shows(&howdah, &tenant, old.offering(&[ALPN], Some((authority, "app")))).is_ok();
+    assert!(served(&old) && !served(&new));
+    let toml = std::fs::read_to_string(howdah.config()).unwrap();
+    std::fs::copy(new.path("ca.crt"), old.path("clients.crt")).unwrap();
+    howdah.reload(&toml);
+    eventually("the new one", SOON, || served(&new) && !served(&old));
+    std::fs::write(old.path("clients.crt"), "no certificate").unwrap();
+    howdah.reload(&toml);
+    eventually("refused", SOON, || howdah.log().contains("reload refused"));
+    assert!(howdah.log().contains("clients.crt"));
+    assert!(served(&new) && !served(&old));
+}
+
+#[test]
+fn a_handshake_that_is_not_finished_is_cut_after_client_login() {
+    let authority = Authority::new("ours");
+    authority.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(
+        shared(),
+        &authority.listener("server", "prefer"),
+        "[timeouts]\nclient_login = \"4s\"\n\n[limits]\nmax_client_connections = 3\n",
+    );
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    let mut half_open = Vec::new();
+    for _ in 0..30 {
+        let mut asked = howdah.wire();
+        asked.send(&wire::ssl_request());
+        assert_eq!(asked.read_byte(), b'S');
+        asked.send(hello);
+        let mut direct = howdah.wire();
+        direct.send(hello);
+        half_open.extend([asked, direct]);
+    }
+    // they have no place that others could want
+    let mut client = connect(howdah.port(), Begin::Directly, authority.offering(&[ALPN], None)).unwrap();
+    client.login(&tenant.name, &tenant.password, &tenant.name);
+    assert_eq!(client.value("SELECT 1"), "1");
+    for mut client in half_open {
+        client.read_until_closed();
+    }
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+#[test]
+fn libpq_18_begins_with_tls_speaks_protocol_3_2_and_cancels_through_it() {
+    let authority = Authority::new("ours");
+    authority.sign("server", "127.0.0.1");
+    let tenant = Tenant::shared();
+    let howdah = serve(shared(), &authority.listener("server", "prefer"), "");
+    let mut command = python("libpq_checks.py", "psycopg");
+    command.args([&howdah.port().to_string(), &tenant.name, &tenant.password]).arg(authority.path("ca.crt"));
+    let said = finish(command, "").unwrap_or_else(|error| panic!("{error}"));
+    let expected = [
+        "disable 3.0 -> 30000 plain served cancelled",
+        "disable 3.2 3.2 -> 30002 plain served cancelled",
+        "verify-full latest -> 30002 tls served cancelled",
+        "require direct -> 30000 tls served cancelled",
+        "verify-full direct 3.2 3.2 -> 30002 tls served cancelled",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
 }

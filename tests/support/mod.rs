@@ -9,6 +9,7 @@
 
 pub mod random;
 pub mod script;
+pub mod tls;
 pub mod wire;
 
 use std::fmt::Write as _;

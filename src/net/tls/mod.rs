@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 pub use certificate::{common_name, end_point_hash, validity};
 pub use client::{ClientTls, client_config};
-pub use server::{ServerTls, server_config};
+pub use server::{Accepted, ServerTls, accept, server_config};
 
 use crate::config::TlsMode;
 

@@ -1,12 +1,17 @@
 //! TLS towards clients.
 
 use std::fmt;
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::ring::Ticketer;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{Acceptor, WebPkiClientVerifier};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::{StartHandshake, TlsStream};
+
+use crate::net::stream::Socket;
 
 use super::{ALPN, TlsError, end_point_hash, presenting, provider, read_identity, read_roots, validity};
 
@@ -60,4 +65,31 @@ pub fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.ticketer = Ticketer::new()?;
     Ok(ServerTls { config: Arc::new(config), end_point_hash, validity })
+}
+
+/// What a handshake makes of a socket.
+pub type Accepted = TlsStream<Socket>;
+
+/// Shakes hands with a client. `heard` is what has been read from it already: nothing behind an SSLRequest, and the
+/// beginning of its ClientHello where it speaks TLS from its first byte.
+///
+/// # Errors
+/// The socket's; what does not please either side (`InvalidData`), after the client has been sent an alert.
+pub async fn accept(tls: &ServerTls, mut socket: Socket, heard: &[u8]) -> io::Result<Accepted> {
+    // Not `TlsAcceptor`: it loses the alert for a ClientHello that offers other protocols only.
+    let (mut acceptor, mut heard) = (Acceptor::default(), heard);
+    while !heard.is_empty() {
+        acceptor.read_tls(&mut heard)?;
+    }
+    let hello = match acceptor.accept() {
+        Ok(Some(accepted)) => StartHandshake::from_parts(accepted, socket),
+        Ok(None) => LazyConfigAcceptor::new(acceptor, socket).await?,
+        Err((error, mut alert)) => {
+            let mut said = Vec::new();
+            alert.write_all(&mut said)?;
+            tokio::io::AsyncWriteExt::write_all(&mut socket, &said).await?;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+    };
+    hello.into_stream(Arc::clone(&tls.config)).await
 }

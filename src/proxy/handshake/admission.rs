@@ -151,11 +151,7 @@ impl Visit<'_> {
         if demand.client_cert == ClientCert::Ignored {
             return Ok(());
         }
-        let certificate = match &*self.stream {
-            Stream::Accepted(tls) => tls.get_ref().1.peer_certificates().and_then(<[_]>::first),
-            Stream::Plain(_) | Stream::Dialled(_) => None,
-        };
-        let certificate = certificate.ok_or(ClientError::NoCertificate)?;
+        let certificate = self.stream.peer_certificate().ok_or(ClientError::NoCertificate)?;
         if demand.client_cert == ClientCert::VerifyCa {
             return Ok(());
         }

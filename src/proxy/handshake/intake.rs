@@ -23,11 +23,31 @@ impl Intake {
         self.bytes.is_empty()
     }
 
+    /// The next byte, which stays.
+    ///
+    /// # Errors
+    /// The socket's, and `UnexpectedEof`.
+    pub async fn look(&mut self, stream: &mut Stream) -> io::Result<u8> {
+        self.fill(stream, 1).await?;
+        self.bytes.first().copied().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
     /// The next `length` bytes, which the caller has checked to be a reasonable number.
     ///
     /// # Errors
     /// The socket's, and `UnexpectedEof`.
     pub async fn take(&mut self, stream: &mut Stream, length: usize) -> io::Result<Vec<u8>> {
+        self.fill(stream, length).await?;
+        let rest = self.bytes.split_off(length);
+        Ok(std::mem::replace(&mut self.bytes, rest))
+    }
+
+    /// All that is here, for somebody who reads on by himself.
+    pub fn take_all(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    async fn fill(&mut self, stream: &mut Stream, length: usize) -> io::Result<()> {
         let mut chunk = [0; READ_MAX];
         while self.bytes.len() < length {
             match stream.read(&mut chunk).await? {
@@ -35,8 +55,7 @@ impl Intake {
                 read => self.bytes.extend_from_slice(chunk.get(..read).unwrap_or_default()),
             }
         }
-        let rest = self.bytes.split_off(length);
-        Ok(std::mem::replace(&mut self.bytes, rest))
+        Ok(())
     }
 
     /// What nobody has taken.

@@ -1,6 +1,7 @@
 //! From an accepted socket to a session, or to a refusal.
 //!
-//! - this file: TLS or not, the first packet, who may come in at all (PostgreSQL: PROTOCOL-FLOW-START-UP)
+//! - this file: who may come in at all (PostgreSQL: PROTOCOL-FLOW-START-UP)
+//! - [`encryption`]: TLS or not, up to the first packet that is no question about it
 //! - [`intake`]: what a stranger has sent, in as few reads as it came
 //! - [`admission`]: whether it may come in, and what it must show
 //! - [`login`]: proving who the client is by its password
@@ -11,6 +12,7 @@
 //! `client_login` at most. The whole handshake lives in one boxed future that is gone before the session begins.
 
 pub mod admission;
+pub mod encryption;
 pub mod greeting;
 pub mod intake;
 pub mod login;
@@ -21,8 +23,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-
-use tokio_rustls::TlsAcceptor;
 
 use self::intake::Intake;
 use self::replication::Proven;
@@ -42,6 +42,8 @@ use crate::protocol::startup::{self, Startup, StartupError};
 pub enum Refusal {
     /// The client is told, and the connection closed.
     Told(ClientError),
+    /// TLS did not come about: the client has been sent an alert, or has gone.
+    NoTls(String),
     /// There is nobody to tell.
     Gone,
 }
@@ -123,7 +125,9 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
         () = goodbye => Err(ClientError::ShuttingDown.into()),
     };
     match outcome {
-        Ok(Visitor::Silent) | Err(Refusal::Gone) => {}
+        // libpq takes the end of a TLS connection without goodbye for a cancel that failed
+        Ok(Visitor::Silent) => stream.close().await,
+        Err(Refusal::Gone) => {}
         Ok(Visitor::Client(mut session)) => {
             session.stream = stream;
             if log {
@@ -141,6 +145,11 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
             tracing::info!(client, client_addr = &*peer, user, database, "replication begins");
             let ended = replication.run().await;
             tracing::info!(client = handle.id, client_addr = &*peer, ended, "replication client left");
+        }
+        Err(Refusal::NoTls(error)) => {
+            if log {
+                tracing::info!(client = handle.id, client_addr = &*peer, error, "TLS handshake failed");
+            }
         }
         Err(Refusal::Told(error)) => {
             if log {
@@ -171,8 +180,10 @@ async fn welcome(
     let shared = &worker.shared;
     let running = shared.running();
     let mut intake = Intake::default();
-    let tls = running.listener_tls.get(listener).and_then(Option::as_ref);
-    let packet = match first_packet(stream, &mut intake, tls).await? {
+    let is_local = matches!(stream.socket(), Socket::Unix(_) | Socket::UnixDetached(_));
+    // a Unix socket has no TLS, as in PostgreSQL; one from systemd may stand for a listener that has
+    let tls = running.listener_tls.get(listener).and_then(Option::as_ref).filter(|_| !is_local);
+    let packet = match encryption::first_packet(stream, &mut intake, tls).await? {
         Some(packet) => packet,
         None => return Ok(Visitor::Silent),
     };
@@ -192,10 +203,7 @@ async fn welcome(
     if handle.has(Signal::Goodbye) || worker.is_draining() {
         return Err(ClientError::ShuttingDown.into());
     }
-    if tls.is_some_and(|tls| tls.mode.needs_tls())
-        && !stream.is_tls()
-        && !matches!(stream.socket(), Socket::Unix(_) | Socket::UnixDetached(_))
-    {
+    if tls.is_some_and(|tls| tls.mode.needs_tls()) && !stream.is_tls() {
         return Err(ClientError::TlsRequired.into());
     }
     let claim = read_claim(&message)?;
@@ -241,45 +249,6 @@ async fn welcome(
     let mut session = greeting::greet(worker, handle, stream, proven, profile, claim, presence).await?;
     session.has_sent(intake.into_rest());
     Ok(Visitor::Client(session))
-}
-
-/// Reads first packets until one is not a question about encryption. `None`: the peer went, or is no client at all.
-async fn first_packet(
-    stream: &mut Stream,
-    intake: &mut Intake,
-    tls: Option<&super::shared::ListenerTls>,
-) -> Result<Option<Vec<u8>>, Refusal> {
-    let mut asked_gss = false;
-    loop {
-        let length: [u8; 4] = intake.take(stream, 4).await?.try_into().map_err(|_| Refusal::Gone)?;
-        // what is not even plausible gets no answer, as from PostgreSQL: it is a port scanner or another protocol
-        let Ok(length) = startup::scan_length(&length) else { return Ok(None) };
-        let packet = intake.take(stream, length).await?;
-        match startup::parse(&packet) {
-            Ok(Startup::Gss) if !asked_gss && !stream.is_tls() => {
-                asked_gss = true;
-                stream.write_all(b"N").await?;
-            }
-            Ok(Startup::Ssl) if !stream.is_tls() => match tls {
-                Some(tls) => {
-                    // Bytes behind the request were written by somebody who had not seen the answer: refuse them
-                    // rather than let them pass for encrypted ones (CVE-2021-23214).
-                    if !intake.is_empty() || !stream.socket().is_silent() {
-                        return Err(ClientError::PlaintextBeforeTls.into());
-                    }
-                    stream.write_all(b"S").await?;
-                    let Stream::Plain(socket) = std::mem::replace(stream, Stream::Plain(Socket::Closed)) else {
-                        return Ok(None);
-                    };
-                    let acceptor = TlsAcceptor::from(Arc::clone(&tls.tls.config));
-                    let accepted = acceptor.accept(socket).await?;
-                    *stream = Stream::Accepted(Box::new(accepted));
-                }
-                None => stream.write_all(b"N").await?,
-            },
-            _ => return Ok(Some(packet)),
-        }
-    }
 }
 
 /// Who the client says it is and what it has set.
