@@ -18,7 +18,10 @@ use howdah::admin::{HttpAddress, HttpListener, Sources};
 use howdah::catalog::connection::ControlConnection;
 use howdah::catalog::{CatalogError, Lookup, Ordinary, RoleSecret, Verifiers};
 use howdah::cluster::{Monitor, Watch, WatchedCluster, WatchedNode, watch};
-use howdah::config::ChannelBinding;
+use howdah::config::{ChannelBinding, Network, TlsMode, TlsNegotiation};
+use howdah::net::dial::{Dialer, Target};
+use howdah::net::tls::{ClientTls, client_config};
+use howdah::net::way::Way;
 use howdah::topology::{Board, ClusterView, Epoch, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -114,14 +117,14 @@ impl Postgres {
     }
 
     fn node(&self, name: &str) -> WatchedNode {
-        WatchedNode {
-            name: name.into(),
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
-            tls: None,
-            tls_required: false,
-            channel_binding: ChannelBinding::Prefer,
-        }
+        self.node_with(name, None)
+    }
+
+    fn node_with(&self, name: &str, tls: Option<ClientTls>) -> WatchedNode {
+        let target = Target { host: "127.0.0.1".parse().unwrap(), port: self.port };
+        let channel_binding = ChannelBinding::Prefer;
+        let way = Way { target, tls, channel_binding, dialer: Dialer::new(&Network::default()) };
+        WatchedNode { name: name.into(), way: Arc::new(way) }
     }
 
     async fn value(&self, statement: &str) -> String {
@@ -444,17 +447,12 @@ async fn a_query_of_the_operators_is_shared_by_those_who_ask_at_once_and_its_unt
 
 #[tokio::test]
 async fn a_node_with_tls_is_asked_over_tls_and_one_without_is_refused_where_tls_is_required() {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certified.cert.der().clone()).unwrap();
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let postgres = Postgres::primary();
-    let node = WatchedNode { tls: Some(Arc::new(tls)), tls_required: true, ..postgres.node("a") };
+    let ca = postgres.directory.path().join("ca.crt");
+    fs::write(&ca, certified.cert.pem()).unwrap();
+    let tls = client_config(TlsMode::VerifyFull, TlsNegotiation::Postgres, Some(&ca), None, None).unwrap();
+    let node = postgres.node_with("a", tls);
     let board = Arc::new(Board::new());
     let watch = watch(vec![cluster(vec![node.clone()])], board.clone());
     let without = eventually(&board, "it is asked", |view| {
@@ -463,7 +461,7 @@ async fn a_node_with_tls_is_asked_over_tls_and_one_without_is_refused_where_tls_
     .await;
     assert_eq!(without.primary, None);
     let trouble = without.nodes[0].trouble.clone().unwrap();
-    assert!(trouble.contains("server does not support TLS"), "{trouble}");
+    assert!(trouble.contains("the server does not support it"), "{trouble}");
 
     let data = PathBuf::from(postgres.data());
     for (name, pem) in [("server.crt", certified.cert.pem()), ("server.key", certified.signing_key.serialize_pem())] {

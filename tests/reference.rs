@@ -43,6 +43,7 @@ fn the_reference_file_loads_and_sets_nothing_but_defaults() {
     assert_eq!(reference.listeners.first().map(|l| &l.address), empty.listeners.first().map(|l| &l.address));
     assert_eq!(reference.pool, empty.pool);
     assert_eq!(reference.timeouts, empty.timeouts);
+    assert_eq!(reference.network, empty.network);
     assert_eq!(reference.auth, empty.auth);
     assert_eq!(reference.http, empty.http);
     assert_eq!(reference.log, empty.log);

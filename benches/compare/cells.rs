@@ -268,7 +268,7 @@ fn logins(peer: &Peer, count: usize) -> Figures {
         let mut out = Vec::new();
         let parameters: [(&[u8], &[u8]); 2] =
             [(b"user", crate::peers::USER.as_bytes()), (b"database", DATABASE.as_bytes())];
-        messages::startup(&mut out, &parameters);
+        messages::startup(&mut out, 0, &parameters);
         stream.write_all(&out).unwrap();
         assert_eq!(message(&mut stream).0, b'R');
         let nonce: [u8; 9] = std::array::from_fn(|at| b'a' + (at as u8));
@@ -312,7 +312,7 @@ fn idle(peer: &Peer, clients: usize) -> Figures {
         let mut startup = Vec::new();
         let parameters: [(&[u8], &[u8]); 2] =
             [(b"user", crate::peers::USER.as_bytes()), (b"database", DATABASE.as_bytes())];
-        howdah::protocol::messages::startup(&mut startup, &parameters);
+        howdah::protocol::messages::startup(&mut startup, 0, &parameters);
         stream.write_all(&startup).unwrap();
         stream
     };

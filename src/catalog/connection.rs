@@ -7,18 +7,24 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::TcpKeepalive;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinSet;
 use tokio::time;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::tls::{TlsConnect, TlsStream};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage, SimpleQueryRow, Socket, Statement};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, Config, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::config::{ChannelBinding, Secret};
+use crate::net::dial::{Place, Reason, Unreached};
+use crate::net::stream::Stream;
+use crate::net::way::{Demand, OpenError, Opened, Way};
 use crate::pg::SqlState;
 use crate::topology::{ClusterName, NodeName};
 
@@ -43,48 +49,39 @@ pub struct WatchedCluster {
 pub struct WatchedNode {
     /// Its name in the configuration.
     pub name: NodeName,
-    /// A host name, an IP address, or the directory of a Unix socket (it starts with a slash).
-    pub host: String,
-    /// The port; also part of the name of a Unix socket.
-    pub port: u16,
-    /// How to speak TLS; `None` for never. Not used over Unix sockets, as in libpq.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// Whether a node that does not offer TLS is refused (libpq: `sslmode` `require` and stricter).
-    pub tls_required: bool,
-    /// Whether its login must be bound to TLS (libpq: `channel_binding`).
-    pub channel_binding: ChannelBinding,
+    /// How one gets there.
+    pub way: Arc<Way>,
 }
 
 impl WatchedNode {
     /// Host and port as people write them: `10.0.0.1:5432`, `[::1]:5432`, `/run/postgresql:5432`.
     #[must_use]
     pub fn address(&self) -> String {
-        match self.host.contains(':') && !self.host.starts_with('/') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
+        self.way.target.to_string()
     }
 
     /// Whether `other` is the same place, however it is spoken to.
     #[must_use]
     pub fn same_place(&self, other: &Self) -> bool {
-        self.host == other.host && self.port == other.port
+        self.way.target == other.way.target
     }
 }
 
 /// The same place spoken to in the same way. TLS configurations are the same only if they are one object.
 impl PartialEq for WatchedNode {
     fn eq(&self, other: &Self) -> bool {
-        let same_tls = match (&self.tls, &other.tls) {
-            (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
+        let same_tls = match (&self.way.tls, &other.way.tls) {
+            (Some(mine), Some(theirs)) => {
+                Arc::ptr_eq(&mine.config, &theirs.config)
+                    && (mine.mode, mine.negotiation) == (theirs.mode, theirs.negotiation)
+            }
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
         self.name == other.name
             && self.same_place(other)
             && same_tls
-            && self.tls_required == other.tls_required
-            && self.channel_binding == other.channel_binding
+            && self.way.channel_binding == other.way.channel_binding
     }
 }
 
@@ -95,8 +92,7 @@ impl fmt::Debug for WatchedNode {
         f.debug_struct("WatchedNode")
             .field("name", &self.name)
             .field("address", &self.address())
-            .field("tls", &self.tls.is_some())
-            .field("tls_required", &self.tls_required)
+            .field("tls", &self.way.tls.as_ref().map(|tls| tls.mode))
             .finish()
     }
 }
@@ -151,7 +147,10 @@ pub enum ConnectionError {
         /// Its message.
         message: String,
     },
-    /// Name resolution, TLS, or an answer that makes no sense.
+    /// TLS did not come about.
+    #[error("{0}")]
+    Tls(String),
+    /// Name resolution, or an answer that makes no sense.
     #[error("{0}")]
     Failed(String),
 }
@@ -176,6 +175,25 @@ impl ConnectionError {
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             }),
+        }
+    }
+
+    fn from_open(error: OpenError, timeout: Duration) -> Self {
+        match error {
+            OpenError::Unreached(Unreached { reason: Reason::Refused, text }) => Self::Gone(text),
+            OpenError::Unreached(Unreached { reason: Reason::Silent, .. }) => Self::TimedOut(timeout),
+            OpenError::Unreached(Unreached { reason: Reason::Failed, text }) => Self::Failed(text),
+            OpenError::Tls(_) => Self::Tls(error.to_string()),
+            OpenError::Nonsense(text) => Self::Failed(text.to_owned()),
+        }
+    }
+
+    /// Whether the node might like the other kind of connection better (libpq: `sslmode` allow and prefer).
+    fn is_of_encryption(&self) -> bool {
+        match self {
+            Self::Tls(_) => true,
+            Self::Reported { sqlstate, .. } => *sqlstate == Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION),
+            Self::Gone(_) | Self::TimedOut(_) | Self::Full(_) | Self::Failed(_) => false,
         }
     }
 
@@ -207,6 +225,51 @@ fn io_error_behind(error: &tokio_postgres::Error) -> Option<&io::Error> {
     found
 }
 
+/// TLS that is there already, and what SCRAM binds to in it.
+struct Encrypted(Option<Vec<u8>>);
+
+impl TlsConnect<Stream> for Encrypted {
+    type Stream = EncryptedStream;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<EncryptedStream>>;
+
+    fn connect(self, stream: Stream) -> Self::Future {
+        std::future::ready(Ok(EncryptedStream { stream, end_point_hash: self.0 }))
+    }
+}
+
+struct EncryptedStream {
+    stream: Stream,
+    end_point_hash: Option<Vec<u8>>,
+}
+
+impl TlsStream for EncryptedStream {
+    fn channel_binding(&self) -> tokio_postgres::tls::ChannelBinding {
+        use tokio_postgres::tls::ChannelBinding;
+        self.end_point_hash.clone().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
+    }
+}
+
+impl AsyncRead for EncryptedStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.stream), cx, buf)
+    }
+}
+
+impl AsyncWrite for EncryptedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.stream), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.stream), cx)
+    }
+}
+
 /// An open connection to one node. Dropping it closes the socket.
 #[derive(Debug)]
 pub struct ControlConnection {
@@ -223,35 +286,23 @@ impl ControlConnection {
     /// [`ConnectionError`], also when the node refuses the login.
     pub async fn open(node: &WatchedNode, monitor: &Monitor, application_name: &str) -> Result<Self, ConnectionError> {
         let mut config = Config::new();
-        config
-            .host(&node.host)
-            .port(node.port)
-            .user(&monitor.user)
-            .dbname(&monitor.dbname)
-            .application_name(application_name)
-            .connect_timeout(monitor.timeout)
-            .tcp_user_timeout(monitor.timeout)
-            .keepalives(true)
-            .keepalives_idle(monitor.timeout.max(Duration::from_secs(1)))
-            .keepalives_interval(Duration::from_secs(1))
-            .keepalives_retries(KEEPALIVE_RETRIES);
+        config.user(&monitor.user).dbname(&monitor.dbname).application_name(application_name);
         if let Some(password) = &monitor.password {
             config.password(password.reveal());
         }
         let opening = async {
-            match &node.tls {
-                Some(tls) if !node.host.starts_with('/') => {
-                    if node.channel_binding == ChannelBinding::Require {
-                        config.channel_binding(tokio_postgres::config::ChannelBinding::Require);
-                    }
-                    config.ssl_mode(if node.tls_required { SslMode::Require } else { SslMode::Prefer });
-                    Self::open_with(&config, MakeRustlsConnect::new(rustls::ClientConfig::clone(tls)), monitor).await
-                }
-                _ => {
-                    config.ssl_mode(SslMode::Disable);
-                    Self::open_with(&config, NoTls, monitor).await
+            if node.way.channel_binding == ChannelBinding::Require {
+                config.channel_binding(tokio_postgres::config::ChannelBinding::Require);
+            }
+            let mut refusal = None;
+            for demand in node.way.attempts() {
+                match Self::attempt(node, *demand, &mut config, monitor.timeout).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) if error.is_of_encryption() => refusal = refusal.or(Some(error)),
+                    Err(error) => return Err(error),
                 }
             }
+            Err(refusal.unwrap_or_else(|| ConnectionError::Failed("no way to speak to the node".to_owned())))
         };
         match time::timeout(monitor.timeout, opening).await {
             Ok(outcome) => outcome,
@@ -259,15 +310,31 @@ impl ControlConnection {
         }
     }
 
-    async fn open_with<T>(config: &Config, tls: T, monitor: &Monitor) -> Result<Self, ConnectionError>
-    where
-        T: MakeTlsConnect<Socket>,
-        T::Stream: Send + 'static,
-        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-    {
-        let timeout = monitor.timeout;
-        let connected = config.connect(tls).await;
-        let (client, connection) = connected.map_err(|error| ConnectionError::from_postgres(&error, timeout))?;
+    async fn attempt(
+        node: &WatchedNode,
+        demand: Demand,
+        config: &mut Config,
+        timeout: Duration,
+    ) -> Result<Self, ConnectionError> {
+        let Opened { stream, place, end_point_hash, trial } =
+            node.way.open(demand).await.map_err(|error| ConnectionError::from_open(error, timeout))?;
+        if let (Some(options), Place::Tcp(..)) = (stream.socket().options(), &place) {
+            let keepalive = TcpKeepalive::new()
+                .with_time(timeout.max(Duration::from_secs(1)))
+                .with_interval(Duration::from_secs(1))
+                .with_retries(KEEPALIVE_RETRIES);
+            let set = options.set_tcp_keepalive(&keepalive).and_then(|()| options.set_tcp_user_timeout(Some(timeout)));
+            set.map_err(|error| ConnectionError::from_io(&error, timeout))?;
+        }
+        // "direct" makes tokio_postgres take over the TLS that there is, with what SCRAM binds to
+        config.ssl_mode(if stream.is_tls() { SslMode::Require } else { SslMode::Disable });
+        config.ssl_negotiation(SslNegotiation::Direct);
+        let connected = config.connect_raw(stream, Encrypted(end_point_hash)).await;
+        let connected = connected.map_err(|error| ConnectionError::from_postgres(&error, timeout));
+        if let Some(trial) = trial.filter(|_| !matches!(connected, Err(ConnectionError::Gone(_)))) {
+            trial.answered();
+        }
+        let (client, connection) = connected?;
         let mut driver = JoinSet::new();
         driver.spawn(async move { connection.await.err() });
         Ok(Self { client, driver, timeout })
@@ -353,20 +420,5 @@ mod tests {
         };
         let shown = format!("{monitor:?}");
         assert!(!shown.contains("hunter2") && shown.contains("howdah"), "{shown}");
-    }
-
-    #[test]
-    fn an_address_reads_as_people_write_it() {
-        let node = |host: &str| WatchedNode {
-            name: "a".into(),
-            host: host.to_owned(),
-            port: 5432,
-            tls: None,
-            tls_required: false,
-            channel_binding: ChannelBinding::Prefer,
-        };
-        assert_eq!(node("10.0.0.1").address(), "10.0.0.1:5432");
-        assert_eq!(node("::1").address(), "[::1]:5432");
-        assert_eq!(node("/run/postgresql").address(), "/run/postgresql:5432");
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config;
+use crate::net::dial::Dialer;
 use crate::proxy::shared::Running;
 
 /// Reads a configuration as `serve` would, certificates included, and says what is wrong with it.
@@ -20,7 +21,9 @@ pub struct CheckArgs {
 /// # Errors
 /// Every problem of the file, each with line and column.
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    Running::new(config::load(&args.config)?)?;
+    let config = config::load(&args.config)?;
+    let dialer = Dialer::new(&config.network);
+    Running::new(config, &dialer)?;
     println!("{}: ok", args.config.display());
     Ok(())
 }

@@ -23,6 +23,8 @@ use crate::admin::http::{HttpAddress, HttpListener, PoolRow, Sources};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::{Watch, watch};
 use crate::config::{self, Config, LogFormat};
+use crate::net::dial::Dialer;
+use crate::net::listen::handed::Handed;
 use crate::proxy::accept::Door;
 use crate::proxy::shared::{Running, Shared};
 use crate::proxy::worker::{Worker, WorkerGate};
@@ -49,6 +51,8 @@ type LogLevel = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 /// # Errors
 /// When the configuration is wrong or a listener cannot be opened.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    // first of all, while nothing else has been opened
+    let handed = Handed::at_start().context("could not take over the sockets from systemd")?;
     let config = config::load(&args.config)?;
     let log_level = start_log(&config);
     raise_descriptor_limit(&config);
@@ -56,7 +60,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .context("could not start a runtime")?;
-    runtime.block_on(serve(args, config, log_level))
+    runtime.block_on(serve(args, config, handed, log_level))
 }
 
 /// Each client takes a descriptor: the soft limit is a default for programs that still use `select()`.
@@ -94,8 +98,9 @@ fn filter(config: &Config) -> EnvFilter {
     EnvFilter::new(format!("warn,howdah={}", config.log.level.as_str()))
 }
 
-async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow::Result<()> {
-    let running = Running::new(config).context("the configuration cannot be used")?;
+async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: LogLevel) -> anyhow::Result<()> {
+    let dialer = Dialer::new(&config.network);
+    let running = Running::new(config, &dialer).context("the configuration cannot be used")?;
     let config = running.config.clone();
     let board = Arc::new(Board::new());
     let clusters = watched(&running);
@@ -110,8 +115,12 @@ async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow:
     let (gates, threads) = spawn_workers(&shared, workers)?;
     let mut doors = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        doors.push(Door::open(listener, index).await?);
+        doors.push(Door::open(listener, index, &mut handed).await?);
     }
+    for left in handed.left() {
+        tracing::warn!(address = left, "a socket from systemd belongs to no listener, and is closed");
+    }
+    drop(handed);
     if let Some(address) = http_address(&config) {
         let listener = HttpListener::bind(address).await?;
         tracing::info!(address = %listener.address(), "http listening");
@@ -133,7 +142,7 @@ async fn serve(args: &ServeArgs, config: Config, log_level: LogLevel) -> anyhow:
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, config = %args.config.display(), "started");
 
     let mut signals = Signals::new()?;
-    signals.until_shutdown(|| reload(args, &shared, &monitor, &log_level)).await;
+    signals.until_shutdown(|| reload(args, &shared, &monitor, &dialer, &log_level)).await;
 
     shutting_down.store(true, Ordering::Release);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -183,14 +192,15 @@ fn spawn_workers(
 }
 
 /// Reads the file again and applies it, or says why not and changes nothing.
-fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, log_level: &LogLevel) {
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, dialer: &Arc<Dialer>, log_level: &LogLevel) {
+    let reloading = sd_notify::NotifyState::monotonic_usec_now().map(|now| [sd_notify::NotifyState::Reloading, now]);
+    let _ = reloading.and_then(|reloading| sd_notify::notify(&reloading)); // Type=notify-reload wants the time as well
     let loaded = config::load(&args.config).map_err(anyhow::Error::from);
     let before = shared.running();
     let prepared = loaded.and_then(|mut config| {
         let changes = config::compare(&before.config, &config);
         config::keep_bound(&before.config, &mut config);
-        Ok((changes, Running::new(config)?))
+        Ok((changes, Running::new(config, dialer)?))
     });
     match prepared {
         Ok((changes, running)) => {
@@ -198,6 +208,7 @@ fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, log_leve
                 tracing::warn!(%change, "reload: takes effect at the next start");
             }
             let _ = log_level.reload(filter(&running.config)); // fails only once the subscriber is gone
+            dialer.reload(&running.config.network);
             let clusters = watched(&running);
             shared.catalog.replace(clusters.clone(), lookup(&running.config));
             shared.hidden.replace(clusters.clone());
@@ -214,16 +225,8 @@ fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, log_leve
 
 fn watched(running: &Running) -> Vec<WatchedCluster> {
     let clusters = running.config.clusters.iter().map(|(name, cluster)| {
-        let nodes = cluster.nodes.iter().map(|node| {
-            let tls = running.node_tls(name, &node.name);
-            WatchedNode {
-                name: node.name.as_str().into(),
-                host: node.host.to_string(),
-                port: node.port,
-                channel_binding: node.tls.as_ref().map(|tls| tls.channel_binding).unwrap_or_default(),
-                tls_required: tls.as_ref().is_some_and(|tls| tls.mode.needs_tls()),
-                tls: tls.filter(|tls| tls.mode.tries_tls_first()).map(|tls| tls.config),
-            }
+        let nodes = cluster.nodes.iter().filter_map(|node| {
+            Some(WatchedNode { name: node.name.as_str().into(), way: running.way(name, &node.name)? })
         });
         let entry = &cluster.monitor;
         WatchedCluster {

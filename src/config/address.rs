@@ -32,6 +32,8 @@ pub enum Address {
     },
     /// `"unix:/dir"`: the directory in which the socket `.s.PGSQL.6432` is made, as in PostgreSQL.
     Unix(PathBuf),
+    /// `"systemd:NAME"`: the socket that systemd hands over under this name.
+    Systemd(String),
 }
 
 impl Address {
@@ -39,7 +41,7 @@ impl Address {
     #[must_use]
     pub fn socket_path(&self) -> Option<PathBuf> {
         match self {
-            Self::Tcp { .. } => None,
+            Self::Tcp { .. } | Self::Systemd(_) => None,
             Self::Unix(directory) => Some(directory.join(socket_name(SOCKET_PORT))),
         }
     }
@@ -70,6 +72,30 @@ pub enum NodeHost {
     Name(String),
     /// The directory of PostgreSQL's socket (`unix_socket_directories`); the port completes the file name.
     SocketDirectory(PathBuf),
+    /// Several ways to the same instance, in the order in which they are tried; as libpq writes them, with commas.
+    Several(Vec<Host>),
+}
+
+impl NodeHost {
+    /// The socket file, if this is a socket's directory.
+    #[must_use]
+    pub fn socket_path(&self, port: u16) -> Option<PathBuf> {
+        match self {
+            Self::Ip(_) | Self::Name(_) | Self::Several(_) => None,
+            Self::SocketDirectory(directory) => Some(directory.join(socket_name(port))),
+        }
+    }
+
+    /// The hosts on a network, in the order in which they are tried; none for a socket's directory.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<Host> {
+        match self {
+            Self::Ip(ip) => vec![Host::Ip(*ip)],
+            Self::Name(name) => vec![Host::Name(name.clone())],
+            Self::SocketDirectory(_) => Vec::new(),
+            Self::Several(hosts) => hosts.clone(),
+        }
+    }
 }
 
 /// Why a text is not an address, and what to write.
@@ -93,6 +119,12 @@ pub enum AddressError {
     /// The kernel takes no longer name for a socket.
     #[error("\"{0}\" makes a socket name longer than the 107 bytes that the kernel allows")]
     LongPath(String),
+    /// Nothing, or a character systemd does not allow, behind `systemd:`.
+    #[error("\"{0}\" has no valid name; write the FileDescriptorName of the socket unit, as in \"systemd:howdah\"")]
+    SocketUnit(String),
+    /// A socket's directory in a list of hosts.
+    #[error("\"{0}\" mixes a socket directory with other hosts; write the directory alone")]
+    MixedHosts(String),
     /// PostgreSQL's and PgBouncer's word for every interface.
     #[error(
         "\"*\" is not an address; write \"0.0.0.0:{0}\" for every IPv4 interface, \"[::]:{0}\" for every interface"
@@ -160,6 +192,13 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(name) = text.strip_prefix("systemd:") {
+            let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+            let fits = (1..=255).contains(&name.len()) && plain;
+            return fits
+                .then(|| Self::Systemd(name.to_owned()))
+                .ok_or_else(|| AddressError::SocketUnit(text.to_owned()));
+        }
         match text.strip_prefix("unix:") {
             Some(path) => parse_path(path, text, socket_name_bytes()).map(Self::Unix),
             None => parse_tcp(text, SOCKET_PORT).map(|(host, port)| Self::Tcp { host, port }),
@@ -185,8 +224,14 @@ impl FromStr for NodeHost {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with('/') {
+        if text.starts_with('/') && !text.contains(',') {
             return parse_path(text, text, socket_name_bytes()).map(Self::SocketDirectory);
+        }
+        if text.contains(',') {
+            if text.split(',').any(|host| host.starts_with('/')) {
+                return Err(AddressError::MixedHosts(text.to_owned()));
+            }
+            return text.split(',').map(|host| parse_host(host, text)).collect::<Result<_, _>>().map(Self::Several);
         }
         Ok(match parse_host(text, text)? {
             Host::Ip(ip) => Self::Ip(ip),
@@ -203,11 +248,21 @@ fn print_tcp(host: &Host, port: u16, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     }
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } => print_tcp(host, *port, f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
 }
@@ -228,6 +283,13 @@ impl fmt::Display for NodeHost {
             Self::Ip(ip) => ip.fmt(f),
             Self::Name(name) => f.write_str(name),
             Self::SocketDirectory(path) => path.display().fmt(f),
+            Self::Several(hosts) => {
+                for (i, host) in hosts.iter().enumerate() {
+                    let comma = if i == 0 { "" } else { "," };
+                    write!(f, "{comma}{host}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -242,13 +304,15 @@ mod tests {
 
     #[test]
     fn an_address_reads_what_it_prints() {
-        for text in ["127.0.0.1:6432", "[::1]:0", "db.example.com:5432", "localhost:6432", "unix:/run/howdah"] {
+        for text in
+            ["127.0.0.1:6432", "[::1]:0", "db.example.com:5432", "localhost:6432", "unix:/run/howdah", "systemd:howdah"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         for text in ["off", "127.0.0.1:6433", "unix:/run/howdah/api.sock"] {
             assert_eq!(text.parse::<HttpAddress>().unwrap().to_string(), text);
         }
-        for text in ["10.0.0.1", "::1", "db1", "/var/run/postgresql"] {
+        for text in ["10.0.0.1", "::1", "db1", "/var/run/postgresql", "10.0.0.1,::1,db1"] {
             assert_eq!(text.parse::<NodeHost>().unwrap().to_string(), text);
         }
     }
@@ -267,6 +331,10 @@ mod tests {
         assert!(said(&format!("unix:/{}", "x".repeat(100))).contains("107 bytes"));
         assert!("a b".parse::<NodeHost>().is_err());
         assert!("".parse::<NodeHost>().is_err());
+        assert!("a,".parse::<NodeHost>().is_err());
+        let mixed = "10.0.0.1,/run/postgresql".parse::<NodeHost>().unwrap_err().to_string();
+        assert!(mixed.contains("the directory alone"), "{mixed}");
+        assert!(said("systemd:").contains("FileDescriptorName"));
     }
 
     #[test]

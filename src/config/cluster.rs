@@ -82,7 +82,10 @@ pub struct Node {
     #[schemars(extend("x-reload" = "live", "x-example" = "a"))]
     pub name: String,
 
-    /// A host name, an IP address, or the directory of PostgreSQL's socket, which starts with a slash.
+    /// A host name, an IP address, or the directory of PostgreSQL's socket, which starts with a slash and is the
+    /// quickest way to a PostgreSQL on the same machine. Several ways to the same instance are written with commas
+    /// between them. A name may have several addresses, too: all of them are tried in their order, each a quarter of a
+    /// second after the one before; those that did not answer lately come last.
     #[schemars(extend("x-reload" = "live", "x-example" = "127.0.0.1"))]
     pub host: NodeHost,
 

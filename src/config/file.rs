@@ -14,6 +14,7 @@ use super::auth::Auth;
 use super::cluster::Cluster;
 use super::database::Database;
 use super::listener::Listener;
+use super::network::Network;
 use super::pool::Pool;
 use super::timeouts::Timeouts;
 use super::user::User;
@@ -39,6 +40,10 @@ pub struct Config {
     /// Most keys can be given again for a database and for a user; the user's goes before the database's.
     #[serde(default)]
     pub timeouts: Timeouts,
+
+    /// TCP and names, towards clients and servers alike. Connections that are open keep what they were opened with.
+    #[serde(default)]
+    pub network: Network,
 
     /// How clients prove who they are.
     #[serde(default)]

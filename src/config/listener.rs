@@ -19,8 +19,9 @@ pub const SOCKET_PORT: u16 = 6432;
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// `"host:port"`, or `"unix:/dir"` for a socket named `.s.PGSQL.6432` in that directory, as in PostgreSQL.
-    /// `"0.0.0.0:6432"` is every IPv4 interface, `"[::]:6432"` every interface. PgBouncer: `listen_addr`,
-    /// `listen_port`, `unix_socket_dir`.
+    /// `"0.0.0.0:6432"` is every IPv4 interface, `"[::]:6432"` every interface. Where systemd hands over a socket of
+    /// this very address, that one is used; `"systemd:NAME"` is the one with this `FileDescriptorName=`, whatever its
+    /// address. PgBouncer: `listen_addr`, `listen_port`, `unix_socket_dir`.
     #[schemars(extend("x-reload" = "restart", "x-example" = "127.0.0.1:6432"))]
     pub address: Address,
 

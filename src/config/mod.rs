@@ -31,6 +31,7 @@ mod file;
 pub mod hba;
 mod listener;
 mod load;
+mod network;
 mod overlay;
 mod pool;
 mod problem;
@@ -56,6 +57,7 @@ pub use duration::{ConfigDuration, Period};
 pub use file::{Config, Http, Limits, Log, LogFormat, LogLevel, Workers};
 pub use listener::{Listener, SOCKET_PORT, SocketMode};
 pub use load::{load, parse};
+pub use network::Network;
 pub use pool::{Pins, Pool, PoolMode, PoolOverlay};
 pub use problem::{Place, Problem, Problems};
 pub use profile::{Profile, ProfileTimeouts};
@@ -63,7 +65,7 @@ pub use reload::{RestartNeeded, compare, keep_bound};
 pub use render::{render_docs, render_reference};
 pub use secret::Secret;
 pub use timeouts::{Timeouts, TimeoutsOverlay};
-pub use tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode};
+pub use tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode, TlsNegotiation};
 pub use user::User;
 
 #[cfg(test)]

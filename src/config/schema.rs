@@ -13,6 +13,7 @@ use super::cluster::{Cluster, Monitor, Node};
 use super::database::Database;
 use super::file::{Config, Http, Limits, Log};
 use super::listener::Listener;
+use super::network::Network;
 use super::pool::{Pool, PoolOverlay};
 use super::timeouts::{Timeouts, TimeoutsOverlay};
 use super::tls::{ListenerTls, NodeTls};
@@ -108,6 +109,7 @@ fn declared(name: &str) -> &'static [&'static str] {
         "PoolOverlay" => fields_of::<PoolOverlay>(),
         "Timeouts" => fields_of::<Timeouts>(),
         "TimeoutsOverlay" => fields_of::<TimeoutsOverlay>(),
+        "Network" => fields_of::<Network>(),
         "Auth" => fields_of::<Auth>(),
         "User" => fields_of::<User>(),
         "Cluster" => fields_of::<Cluster>(),

@@ -38,12 +38,6 @@ impl TlsMode {
         }
     }
 
-    /// Whether the first try on a connection asks for TLS.
-    #[must_use]
-    pub const fn tries_tls_first(self) -> bool {
-        !matches!(self, Self::Disable | Self::Allow)
-    }
-
     /// Whether a connection without TLS is out of the question.
     #[must_use]
     pub const fn needs_tls(self) -> bool {
@@ -68,6 +62,17 @@ pub enum ChannelBinding {
     Require,
 }
 
+/// How TLS begins on a connection to PostgreSQL, in libpq's words (`LIBPQ-CONNECT-SSLNEGOTIATION`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsNegotiation {
+    /// By asking first, which every PostgreSQL understands.
+    #[default]
+    Postgres,
+    /// At once, which saves a round trip; PostgreSQL 17 and newer.
+    Direct,
+}
+
 /// TLS towards clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -87,9 +92,10 @@ pub struct ListenerTls {
     #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "clients.crt"))]
     pub ca: Option<PathBuf>,
 
-    /// What a client must do. With allow and prefer it chooses, require refuses plain text, verify-ca and verify-full
-    /// also ask for a certificate that `ca` signed; whom it names is not compared, as in PgBouncer. PgBouncer:
-    /// `client_tls_sslmode`.
+    /// What a client must do. With allow and prefer, which are the same here, it chooses; require refuses plain text;
+    /// verify-ca and verify-full, again the same, also demand a certificate that `ca` signed. Whom it names is not
+    /// compared with the user, as in PgBouncer. A client may ask for TLS first or begin with it (libpq:
+    /// `sslnegotiation=direct`). PgBouncer: `client_tls_sslmode`.
     #[schemars(extend("x-reload" = "live"))]
     pub mode: TlsMode,
 }
@@ -98,9 +104,16 @@ pub struct ListenerTls {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeTls {
-    /// What howdah insists on, as libpq's `sslmode`. PgBouncer: `server_tls_sslmode`.
+    /// What howdah insists on, as libpq's `sslmode`: allow tries without TLS first and with it where the node does not
+    /// want that, prefer the other way round. Which connection is tried again is narrower than in libpq: one that
+    /// `pg_hba.conf` has refused, and one whose TLS handshake has failed. PgBouncer: `server_tls_sslmode`.
     #[schemars(extend("x-reload" = "live"))]
     pub mode: TlsMode,
+
+    /// How TLS begins, as libpq's `sslnegotiation`. `"direct"` saves a round trip, needs PostgreSQL 17 or newer on the
+    /// node, and mode require or stricter.
+    #[schemars(extend("x-reload" = "live"))]
+    pub negotiation: TlsNegotiation,
 
     /// Authorities that may have signed the node's certificate, in PEM format, relative to the configuration file.
     /// Only with verify-ca, which needs it, and verify-full, which without it trusts the authorities of the operating

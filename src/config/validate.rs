@@ -13,7 +13,7 @@ use super::hba::ClientCert;
 use super::listener::{Listener, SocketMode};
 use super::problem::Problem;
 use super::suggest::nearest;
-use super::tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode};
+use super::tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode, TlsNegotiation};
 
 /// Everything that contradicts something else in the file.
 pub(super) fn validate(config: &Config, document: &Document<'_>) -> Vec<Problem> {
@@ -214,6 +214,10 @@ impl Rules<'_, '_> {
             let message = format!("channel_binding \"require\" needs TLS, and mode \"{mode}\" does not");
             self.report(table, At::Key, message, "write mode = \"require\" or stricter");
         }
+        if tls.negotiation == TlsNegotiation::Direct && !tls.mode.needs_tls() {
+            let message = format!("negotiation \"direct\" leaves no choice, which mode \"{mode}\" promises");
+            self.report(table, At::Key, message, "write mode = \"require\" or stricter");
+        }
         if tls.mode == TlsMode::VerifyCa && tls.ca.is_none() {
             // With the authorities of the operating system anybody could get a certificate that passes.
             let message = "mode \"verify-ca\" needs to know which authority to trust";
@@ -251,7 +255,8 @@ fn overlap(a: &Address, b: &Address) -> bool {
             // Port 0 is another one each time.
             a_port == b_port && *a_port != 0 && (a_host == b_host || covers(a_host, b_host) || covers(b_host, a_host))
         }
-        (Address::Unix(_), Address::Tcp { .. }) | (Address::Tcp { .. }, Address::Unix(_)) => false,
+        (Address::Systemd(a), Address::Systemd(b)) => a == b,
+        (Address::Unix(_) | Address::Tcp { .. } | Address::Systemd(_), _) => false,
     }
 }
 

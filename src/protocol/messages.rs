@@ -2,6 +2,8 @@
 //!
 //! Not here: errors (`error_response`), anything that is only passed on.
 
+use super::startup;
+
 /// `ParseComplete`, whole.
 pub const PARSE_COMPLETE: [u8; 5] = [b'1', 0, 0, 0, 4];
 /// `CloseComplete`, whole.
@@ -112,11 +114,12 @@ pub fn cancel_request(out: &mut Vec<u8>, pid: i32, secret: &[u8]) {
     out.extend_from_slice(secret);
 }
 
-/// `StartupMessage` of protocol 3.0.
-pub fn startup(out: &mut Vec<u8>, parameters: &[(&[u8], &[u8])]) {
+/// `StartupMessage` of protocol 3 and this minor version.
+pub fn startup(out: &mut Vec<u8>, minor: u16, parameters: &[(&[u8], &[u8])]) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&196_608_u32.to_be_bytes());
+    out.extend_from_slice(&startup::MAJOR.to_be_bytes());
+    out.extend_from_slice(&minor.to_be_bytes());
     for (name, value) in parameters {
         cstr(out, name);
         cstr(out, value);
@@ -143,7 +146,7 @@ mod tests {
         query(&mut out, b"select 1");
         assert_eq!(out, b"Q\0\0\0\x0dselect 1\0");
         out.clear();
-        startup(&mut out, &[(b"user", b"u")]);
+        startup(&mut out, 0, &[(b"user", b"u")]);
         assert_eq!(out, b"\0\0\0\x10\0\x03\0\0user\0u\0\0");
     }
 }

@@ -22,7 +22,7 @@ const CODE_GSS: u32 = 80_877_104;
 /// The smallest body: the protocol version alone.
 const BODY_BYTES_MIN: usize = 4;
 /// A cancel key is four bytes in protocol 3.0 and up to 256 in 3.2.
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 4..=256;
+pub const SECRET_BYTES: std::ops::RangeInclusive<usize> = 4..=256;
 
 /// What a stranger wants (`PROTOCOL-MESSAGE-FORMATS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,6 +263,18 @@ pub fn negotiate_protocol_version(newest_minor: u16, unknown_options: &[&[u8]]) 
     message
 }
 
+/// Reads a server's NegotiateProtocolVersion: the minor version that it speaks instead of the newer one it was asked for.
+/// `None` for what no server may say: a newer one, another major one, options that nobody asked for.
+///
+/// The version is whole, as PostgreSQL writes it, or the minor number alone, as older documentation has it.
+#[must_use]
+pub fn read_negotiation(body: &[u8], asked_minor: u16) -> Option<u16> {
+    let (version, rest) = body.split_first_chunk::<4>()?;
+    let [a, b, c, d] = *version;
+    let (major, minor) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    (rest == [0; 4] && matches!(major, 0 | MAJOR) && minor < asked_minor).then_some(minor)
+}
+
 /// A setting's name and value out of `options`.
 pub type OptionPair = (Vec<u8>, Vec<u8>);
 
@@ -448,6 +460,18 @@ mod tests {
         let message = negotiate_protocol_version(2, &[b"_pq_.a", b"_pq_.bc"]);
         assert_eq!(message, b"v\x00\x00\x00\x1b\x00\x03\x00\x02\x00\x00\x00\x02_pq_.a\0_pq_.bc\0");
         assert_eq!(negotiate_protocol_version(0, &[]), b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0");
+    }
+
+    #[test]
+    fn a_server_may_only_negotiate_down() {
+        assert_eq!(read_negotiation(&negotiate_protocol_version(0, &[])[5..], 2), Some(0));
+        assert_eq!(read_negotiation(&[0; 8], 2), Some(0));
+        for bad in [&negotiate_protocol_version(2, &[])[5..], &negotiate_protocol_version(0, &[b"_pq_.x"])[5..]] {
+            assert_eq!(read_negotiation(bad, 2), None);
+        }
+        assert_eq!(read_negotiation(&[0, 4, 0, 0, 0, 0, 0, 0], 2), None);
+        assert_eq!(read_negotiation(&[0, 3, 0, 0], 2), None);
+        assert_eq!(read_negotiation(&[], 2), None);
     }
 
     #[test]

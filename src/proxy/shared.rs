@@ -20,9 +20,10 @@ use super::server::Endpoint;
 use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
 use crate::catalog::{HiddenCatalog, Verifiers};
-use crate::config::TlsMode;
-use crate::config::{Config, Profile};
-use crate::net::tls::{ClientTls, ServerTls, TlsError, client_config, server_config};
+use crate::config::{Config, NodeTls, Profile, TlsMode, TlsNegotiation};
+use crate::net::dial::{Dialer, Target};
+use crate::net::tls::{ServerTls, TlsError, client_config, server_config};
+use crate::net::way::Way;
 use crate::topology::Board;
 
 /// The configuration in force, and what was made of it once.
@@ -52,21 +53,21 @@ impl Running {
     ///
     /// # Errors
     /// [`TlsError`], which names the file.
-    pub fn new(config: Config) -> Result<Self, TlsError> {
+    pub fn new(config: Config, dialer: &Arc<Dialer>) -> Result<Self, TlsError> {
         let mut endpoints = HashMap::new();
         for (cluster, entry) in &config.clusters {
             for node in &entry.nodes {
                 let tls = match &node.tls {
-                    Some(tls) => client_config(tls.mode, tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())?,
-                    None => client_config(TlsMode::Prefer, None, None, None)?,
+                    Some(tls) => {
+                        let NodeTls { mode, negotiation, ca, cert, key, channel_binding: _ } = tls;
+                        client_config(*mode, *negotiation, ca.as_deref(), cert.as_deref(), key.as_deref())?
+                    }
+                    None => client_config(TlsMode::Prefer, TlsNegotiation::Postgres, None, None, None)?,
                 };
-                let endpoint = Endpoint {
-                    node: node.name.as_str().into(),
-                    host: node.host.to_string().into(),
-                    port: node.port,
-                    tls,
-                    channel_binding: node.tls.as_ref().map(|tls| tls.channel_binding).unwrap_or_default(),
-                };
+                let target = Target { host: node.host.clone(), port: node.port };
+                let channel_binding = node.tls.as_ref().map(|tls| tls.channel_binding).unwrap_or_default();
+                let way = Arc::new(Way { target, tls, channel_binding, dialer: Arc::clone(dialer) });
+                let endpoint = Endpoint::new(node.name.as_str().into(), way);
                 endpoints.insert((cluster.as_str().into(), node.name.as_str().into()), Arc::new(endpoint));
             }
         }
@@ -87,10 +88,10 @@ impl Running {
         Ok(Self { file_users: FileUsers::of(&config), endpoints, listener_tls, config })
     }
 
-    /// How to speak TLS to a node.
+    /// How a node is reached.
     #[must_use]
-    pub fn node_tls(&self, cluster: &str, node: &str) -> Option<ClientTls> {
-        self.endpoints.get(&(cluster.into(), node.into())).and_then(|endpoint| endpoint.tls.clone())
+    pub fn way(&self, cluster: &str, node: &str) -> Option<Arc<Way>> {
+        self.endpoints.get(&(cluster.into(), node.into())).map(|endpoint| Arc::clone(&endpoint.way))
     }
 }
 

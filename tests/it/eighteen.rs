@@ -4,17 +4,48 @@
 //! with `HOWDAH_TEST_POSTGRES=18`. Here is what only 18 and its libpq can show.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::drivers::python;
 use crate::support::script::{play, simple, turn};
+use crate::support::tls::Authority;
 use crate::support::wire::{self, Client, Message, bind, describe, execute, parse, sync};
-use crate::support::{Cluster, Howdah, SOON, Tenant, eighteen, eventually};
+use crate::support::{Cluster, Howdah, SOON, Tenant, config, eighteen, eventually, free_port};
+use crate::tls::{serve, tls_cluster_of, tls_config};
 
 fn served() -> (Cluster, Tenant, Howdah) {
     let cluster = eighteen().start().unwrap_or_else(|error| panic!("{error}"));
     let tenant = Tenant::on(cluster.primary());
     let howdah = Howdah::before(cluster.nodes(), "[pool]\nsize = 1\n");
     (cluster, tenant, howdah)
+}
+
+#[test]
+fn tls_from_the_first_byte_takes_statements_cancels_and_the_monitor_to_a_node_of_18() {
+    let (authority, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let cluster = tls_cluster_of(eighteen(), &authority, "127.0.0.1");
+    let node = cluster.primary();
+    let tenant = Tenant::on(node);
+    let direct = |ca: &Authority| {
+        let ca = ca.path("ca.crt").display().to_string();
+        format!("tls = {{ mode = \"verify-full\", negotiation = \"direct\", ca = \"{ca}\" }}\n")
+    };
+    let howdah = serve(&cluster, "", &direct(&authority));
+    let mut client = howdah.login(&tenant);
+    assert_eq!(client.value("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"), "t");
+    client.send(&wire::query("SELECT pg_sleep(600)"));
+    client.expect_silence(Duration::from_millis(100));
+    howdah.wire().send(&wire::cancel_request(&client.key));
+    assert_eq!(wire::error(&client.read_until_ready()).code, "57014");
+    let monitor =
+        "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'howdah monitor'";
+    assert_eq!(node.sql(monitor).unwrap().cell(), Some("t"));
+    let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
+    let toml = tls_config(&config(cluster.nodes(), port, http_port, ""), "", &direct(&theirs));
+    let stranger = Howdah::start_unready(&toml, port, http_port);
+    eventually("it says why", SOON, || {
+        stranger.get("/readyz").is_some_and(|(status, missing)| status == 503 && missing.contains("certificate"))
+    });
 }
 
 /// Logs in with protocol 3.2; everything that came.

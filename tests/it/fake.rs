@@ -18,6 +18,15 @@ pub struct FakeNode {
 impl FakeNode {
     /// Connections of `user` are `serve`'s, after their startup packet has been read; all others go through.
     pub fn start(user: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        Self::listen(user, false, move |socket, _| serve(socket))
+    }
+
+    /// [`Self::start`], with the first packet; cancels are `serve`'s as well.
+    pub fn start_reading(user: &str, serve: impl Fn(TcpStream, &[u8]) + Send + Sync + 'static) -> Self {
+        Self::listen(user, true, serve)
+    }
+
+    fn listen(user: &str, cancels: bool, serve: impl Fn(TcpStream, &[u8]) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (stopped, serve, user) = (Arc::new(AtomicBool::new(false)), Arc::new(serve), user.to_owned());
@@ -28,7 +37,7 @@ impl FakeNode {
                     return;
                 }
                 let (serve, user) = (Arc::clone(&serve), user.clone());
-                thread::spawn(move || greet(socket, &user, &*serve));
+                thread::spawn(move || greet(socket, &user, cancels, &*serve));
             }
         });
         Self { port, stopped }
@@ -51,7 +60,7 @@ impl Drop for FakeNode {
     }
 }
 
-fn greet(mut socket: TcpStream, user: &str, serve: &dyn Fn(TcpStream)) -> Option<()> {
+fn greet(mut socket: TcpStream, user: &str, cancels: bool, serve: &dyn Fn(TcpStream, &[u8])) -> Option<()> {
     socket.set_nodelay(true).ok()?;
     loop {
         let packet = read_packet(&mut socket).ok()?;
@@ -60,8 +69,9 @@ fn greet(mut socket: TcpStream, user: &str, serve: &dyn Fn(TcpStream)) -> Option
             continue;
         }
         let named = format!("user\0{user}\0");
-        if packet.windows(named.len()).any(|window| window == named.as_bytes()) {
-            serve(socket);
+        let is_cancel = cancels && packet[4..8] == wire::CANCEL_REQUEST.to_be_bytes();
+        if is_cancel || packet.windows(named.len()).any(|window| window == named.as_bytes()) {
+            serve(socket, &packet);
             return None;
         }
         let mut real = TcpStream::connect(("127.0.0.1", shared().primary().port())).ok()?;

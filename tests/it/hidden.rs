@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use howdah::catalog::{Hidden, HiddenCatalog, HiddenView, Monitor, WatchedCluster, WatchedNode};
+use howdah::config::{ChannelBinding, Network};
+use howdah::net::dial::{Dialer, Target};
+use howdah::net::way::Way;
 use howdah::sql::effects::Effects;
 use howdah::topology::{Board, ClusterView, Epoch, Topology};
 
@@ -43,14 +46,10 @@ impl Place {
 }
 
 fn watched(node: &Node) -> WatchedCluster {
-    let watched = WatchedNode {
-        name: node.name().into(),
-        host: node.host().to_owned(),
-        port: node.port(),
-        tls: None,
-        tls_required: false,
-        channel_binding: howdah::config::ChannelBinding::Prefer,
-    };
+    let target = Target { host: node.host().parse().unwrap(), port: node.port() };
+    let channel_binding = ChannelBinding::Prefer;
+    let way = Way { target, tls: None, channel_binding, dialer: Dialer::new(&Network::default()) };
+    let watched = WatchedNode { name: node.name().into(), way: Arc::new(way) };
     let monitor = Monitor {
         user: node.superuser().to_owned(),
         password: Some(howdah::config::Secret::new(node.password().to_owned())),

@@ -47,9 +47,10 @@ impl From<ConnectionError> for Miss {
         match error {
             ConnectionError::Gone(_) => Self::Gone(text),
             ConnectionError::Full(_) => Self::Saturated(text),
-            ConnectionError::TimedOut(_) | ConnectionError::Reported { .. } | ConnectionError::Failed(_) => {
-                Self::Silent(text)
-            }
+            ConnectionError::TimedOut(_)
+            | ConnectionError::Reported { .. }
+            | ConnectionError::Tls(_)
+            | ConnectionError::Failed(_) => Self::Silent(text),
         }
     }
 }

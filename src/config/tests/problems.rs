@@ -236,6 +236,8 @@ fn tls_is_whole_or_refused() {
     };
     assert!(node("db", "mode = \"verify-full\"").is_ok());
     assert!(node("db", "mode = \"verify-ca\", ca = \"ca.crt\"").is_ok());
+    assert!(node("a,b", "mode = \"require\", negotiation = \"direct\"").is_ok());
+    assert!(node("db", "negotiation = \"direct\"").unwrap_err().contains("write mode = \"require\" or stricter"));
     assert!(node("db", "mode = \"verify-ca\"").unwrap_err().contains("which authority to trust"));
     assert!(node("db", "ca = \"ca.crt\"").unwrap_err().contains("\"ca\" is not used with mode \"prefer\""));
     assert!(node("/tmp", "mode = \"require\"").unwrap_err().contains("a Unix socket has no TLS"));

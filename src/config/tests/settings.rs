@@ -15,6 +15,8 @@ fn an_empty_file_is_all_defaults() {
     assert_eq!(config.timeouts.query.limit(), None);
     assert_eq!(config.timeouts.server_lifetime.to_string(), "1h");
     assert_eq!(config.auth.method, AuthMethod::ScramSha256);
+    assert_eq!(config.network.keepalive_idle.to_string(), "30s");
+    assert_eq!((config.network.keepalive_count, config.network.tcp_user_timeout.limit()), (3, None));
     assert_eq!(config.http.address.to_string(), "127.0.0.1:6433");
     assert_eq!((config.log.level, config.log.format, config.log.connections), (LogLevel::Info, LogFormat::Text, true));
     assert!(config.profile("app", "app").is_none());

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{ALPN, TlsError, TlsMode, presenting, provider, read_identity, read_roots, validity};
+use super::{ALPN, TlsError, TlsMode, TlsNegotiation, presenting, provider, read_identity, read_roots, validity};
 
 /// How to speak TLS to a node.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct ClientTls {
     pub config: Arc<rustls::ClientConfig>,
     /// What happens when the server has no TLS.
     pub mode: TlsMode,
+    /// Whether TLS is asked for first.
+    pub negotiation: TlsNegotiation,
 }
 
 impl ClientTls {
@@ -40,7 +42,7 @@ impl ClientTls {
     }
 }
 
-/// Makes the configuration for `sslmode`, `sslrootcert`, `sslcert` and `sslkey`; `None` for `disable`.
+/// Makes the configuration for `sslmode`, `sslnegotiation`, `sslrootcert`, `sslcert` and `sslkey`; `None` for `disable`.
 ///
 /// `require` with a `ca` verifies as `verify-ca`, as in libpq. `verify-full` without one trusts what the system trusts
 /// (libpq's `sslrootcert=system`). Sessions are never resumed: PostgreSQL hands out no tickets, and the certificate to
@@ -50,6 +52,7 @@ impl ClientTls {
 /// [`TlsError`], which names the file.
 pub fn client_config(
     mode: TlsMode,
+    negotiation: TlsNegotiation,
     ca: Option<&Path>,
     cert: Option<&Path>,
     key: Option<&Path>,
@@ -80,7 +83,7 @@ pub fn client_config(
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
-    Ok(Some(ClientTls { config: Arc::new(config), mode }))
+    Ok(Some(ClientTls { config: Arc::new(config), mode, negotiation }))
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

@@ -1,7 +1,7 @@
 //! TLS both ways: towards clients with our certificate, towards PostgreSQL with libpq's `sslmode`.
 //!
-//! Makes configurations and reads certificates; the handshake is `tokio_rustls`'. Not here: SSLRequest and its answer,
-//! what `allow` and `prefer` do when the first try fails (the caller asks [`TlsMode`]).
+//! Makes configurations and reads certificates; the handshake is `tokio_rustls`'. Not here: SSLRequest and its answer
+//! (`proxy/handshake`, [`super::way`]).
 //!
 //! Relies on ring, passed to every builder: rustls' default provider panics when two are linked in. Files are read when a
 //! configuration is made and never again; a reload makes a new one. Source: `SSL-TCP`, `LIBPQ-SSL`.
@@ -24,7 +24,7 @@ pub use certificate::{common_name, end_point_hash, validity};
 pub use client::{ClientTls, client_config};
 pub use server::{Accepted, ServerTls, accept, server_config};
 
-use crate::config::TlsMode;
+use crate::config::{TlsMode, TlsNegotiation};
 
 /// PostgreSQL's name in ALPN. Sent always, demanded by nobody but direct TLS (`PROTOCOL-FLOW-SSL`).
 pub const ALPN: &[u8] = b"postgresql";

@@ -50,7 +50,9 @@ impl Files {
     }
 
     fn client(&self, mode: TlsMode, ca: Option<&str>) -> ClientTls {
-        client_config(mode, ca.map(|ca| self.path(ca)).as_deref(), None, None).unwrap().unwrap()
+        client_config(mode, TlsNegotiation::Postgres, ca.map(|ca| self.path(ca)).as_deref(), None, None)
+            .unwrap()
+            .unwrap()
     }
 }
 
@@ -98,7 +100,7 @@ fn without_a_ca_the_weak_modes_take_any_certificate() {
         shake(&files.server("server"), &files.client(mode, None), "another.example").unwrap();
     }
     shake(&files.server("server"), &files.client(TlsMode::Require, None), "not a host name").unwrap();
-    assert!(client_config(TlsMode::Disable, None, None, None).unwrap().is_none());
+    assert!(client_config(TlsMode::Disable, TlsNegotiation::Postgres, None, None, None).unwrap().is_none());
 }
 
 #[test]
@@ -148,7 +150,7 @@ fn verify_full_looks_at_both() {
 #[test]
 fn verify_full_without_a_ca_trusts_only_what_the_system_trusts() {
     let files = Files::new();
-    match client_config(TlsMode::VerifyFull, None, None, None) {
+    match client_config(TlsMode::VerifyFull, TlsNegotiation::Postgres, None, None, None) {
         Ok(client) => {
             let error = refusal(&files.server("server"), &client.unwrap(), "db.example");
             assert_eq!(error, CertificateError::UnknownIssuer);
@@ -196,7 +198,8 @@ fn client_certificates_are_verified_and_where_required_missed() {
         server_config(&files.path("server"), &files.path("server.key"), Some(&files.path(ca)), required).unwrap()
     };
     let (cert, key) = (files.path("client"), files.path("client.key"));
-    let known = client_config(TlsMode::Require, None, Some(&cert), Some(&key)).unwrap().unwrap();
+    let known =
+        client_config(TlsMode::Require, TlsNegotiation::Postgres, None, Some(&cert), Some(&key)).unwrap().unwrap();
     let unknown = files.client(TlsMode::Require, None);
 
     let (ours, _) = shake(&server("ca", true), &known, "db.example").unwrap();
@@ -217,6 +220,30 @@ fn alpn_is_postgresql_or_nothing() {
     assert_eq!(shake(&server, &client, "h").unwrap().0.alpn_protocol(), None);
     Arc::make_mut(&mut client.config).alpn_protocols = vec![b"http/1.1".to_vec()];
     assert!(matches!(shake(&server, &client, "h"), Err(rustls::Error::NoApplicationProtocol)));
+}
+
+#[test]
+fn tls_1_2_and_1_3_are_spoken_and_the_server_is_told_which_host_is_meant() {
+    let files = Files::new();
+    let server = files.server("server");
+    let versions = [(&rustls::version::TLS12, "TLSv1_2"), (&rustls::version::TLS13, "TLSv1_3")];
+    for (version, name) in versions {
+        let mut roots = RootCertStore::empty();
+        roots.add(files.ca.der().clone()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut client = files.client(TlsMode::VerifyFull, Some("ca"));
+        client.config = Arc::new(config);
+        let (ours, _) = shake(&server, &client, "db.example").unwrap();
+        assert_eq!(format!("{:?}", ours.protocol_version().unwrap()), name);
+        assert_eq!(ours.server_name(), Some("db.example"));
+    }
+    let client = files.client(TlsMode::VerifyFull, Some("ca"));
+    assert_eq!(shake(&server, &client, "db.example").unwrap().0.server_name(), Some("db.example"));
+    assert_eq!(shake(&server, &client, "127.0.0.1").unwrap().0.server_name(), None, "an address is no name");
 }
 
 #[test]
@@ -280,7 +307,9 @@ fn a_refusal_names_the_file_and_what_is_wrong_with_it() {
     says(server("server", key, Some("junk"), false), "certificate in \"junk\" cannot be used");
     says(server("server", key, none, true), "client certificates cannot be required without a ca file");
 
-    let client = |mode, cert: Option<&Path>| client_config(mode, None, cert, None).unwrap_err().to_string();
+    let client = |mode, cert: Option<&Path>| {
+        client_config(mode, TlsNegotiation::Postgres, None, cert, None).unwrap_err().to_string()
+    };
     says(client(TlsMode::VerifyCa, None), "sslmode verify-ca needs a ca file");
     says(client(TlsMode::Require, Some(&files.path("client"))), "a client certificate needs both cert and key");
 }
@@ -293,6 +322,5 @@ fn sslmode_is_spelled_as_in_libpq() {
         let read: TlsMode = serde_json::from_str(&format!("\"{}\"", mode.as_str())).unwrap();
         assert_eq!(read, mode);
     }
-    assert!(TlsMode::Prefer.tries_tls_first() && !TlsMode::Prefer.needs_tls());
-    assert!(!TlsMode::Allow.tries_tls_first() && TlsMode::Require.needs_tls());
+    assert!(TlsMode::Require.needs_tls() && !TlsMode::Prefer.needs_tls());
 }

@@ -1,36 +1,34 @@
 //! Dialling a server and logging in to it.
 //!
+//! Not here: addresses and TLS (`net/way`), who may dial and how often (`pool`). What is here of them: which attempt
+//! comes after one that was refused.
+//!
 //! The credential is whatever is known of the user: a password from the configuration, the keys a client's proof has
 //! shown, or a stored md5 hash. Every step is bounded by the caller's deadline.
-//!
-//! Not here: who may dial and how often (`pool`).
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
-use tokio_rustls::TlsConnector;
 
 use super::statements::Prepared;
 use super::{Endpoint, Identity, Server};
 use crate::config::{ChannelBinding, Secret};
-use crate::net::stream::{Socket, Stream};
-use crate::net::tls::end_point_hash;
+use crate::net::stream::Stream;
+use crate::net::way::{Demand, OpenError, Opened};
 use crate::pg::SqlState;
 use crate::protocol::error_response::ServerError;
 use crate::protocol::frame::{HEADER_LEN, Scan, scan_header, split_cstr};
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::scram::{self, Binding, ClientExchange, Keys};
-use crate::protocol::{md5, messages};
+use crate::protocol::{md5, messages, startup};
 use crate::proxy::session::settings::{Interner, Reported, Settings};
+use parking_lot::Mutex;
 
 /// The largest message a server may send before login is over, in bytes. libpq: `MAX_ERRLEN` and then some.
 const LOGIN_MESSAGE_MAX: u32 = 30_000;
 /// Parameters a server may report while it logs us in.
 const PARAMETERS_MAX: usize = 1_000;
-/// Quiet time before the first keepalive, and between two; three unanswered end the connection. PgBouncer: `tcp_keepalive`.
-const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// What one logs in to servers with.
 #[derive(Clone, Debug, Default)]
@@ -138,6 +136,66 @@ impl From<io::Error> for DialError {
     }
 }
 
+/// How far a login has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The server has said nothing yet.
+    Asked,
+    /// It speaks an older protocol.
+    Negotiated,
+    /// It wants a proof, or none.
+    Authenticating,
+}
+
+/// A login that came to nothing.
+struct Failed {
+    error: DialError,
+    /// How far it had come: before any proof, another way of speaking to the server may do.
+    stage: Stage,
+    /// Whether it was said through TLS.
+    encrypted: bool,
+}
+
+impl Failed {
+    /// `pg_hba.conf` has no entry for a connection like this one (libpq tries the other kind then: `sslmode` allow and
+    /// prefer).
+    fn is_of_encryption(&self, demand: Demand) -> bool {
+        match &self.error {
+            DialError::Tls(_) => true,
+            DialError::Refused(fields) => {
+                let tried_both = demand == Demand::TlsIfOffered && !self.encrypted;
+                !tried_both
+                    && self.stage != Stage::Authenticating
+                    && ServerError::read(fields).code == Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+            }
+            _ => false,
+        }
+    }
+
+    /// What knows protocol 3.0 only says so, or hangs up.
+    fn is_of_version(&self) -> bool {
+        self.stage == Stage::Asked
+            && match &self.error {
+                DialError::Refused(fields) => ServerError::read(fields)
+                    .code
+                    .is_none_or(|code| code == SqlState::FEATURE_NOT_SUPPORTED || code == SqlState::PROTOCOL_VIOLATION),
+                DialError::Unreachable(_) => true,
+                _ => false,
+            }
+    }
+}
+
+impl From<OpenError> for Failed {
+    fn from(error: OpenError) -> Self {
+        let error = match error {
+            OpenError::Unreached(error) => DialError::Unreachable(error.text),
+            OpenError::Tls(text) => DialError::Tls(text),
+            OpenError::Nonsense(text) => nonsense(text),
+        };
+        Self { error, stage: Stage::Authenticating, encrypted: false }
+    }
+}
+
 /// Opens a connection to `endpoint` and logs in, with what `startup` sets in the startup packet.
 ///
 /// # Errors
@@ -151,13 +209,15 @@ pub async fn connect(
     startup: &Arc<Settings>,
     within: Option<Duration>,
 ) -> Result<Server, DialError> {
+    let whom = Whom { user, database, credential, startup, binding: endpoint.way.channel_binding };
     let dialling = async {
-        let (mut stream, server_hash) = open(endpoint).await?;
-        let login = Box::pin(log_in(&mut stream, endpoint, user, database, credential, startup, server_hash)).await?;
+        let (opened, login) = negotiate(endpoint, &whom).await?;
+        let Opened { stream, place, .. } = opened;
         let told = reported.intern(login.reported);
         let now = Instant::now();
+        let identity = Identity::new(Arc::clone(endpoint), place, login.pid, &login.secret, stream.is_tls());
         Ok(Server {
-            identity: Arc::new(Identity::new(Arc::clone(endpoint), login.pid, &login.secret, stream.is_tls())),
+            identity: Arc::new(identity),
             stream,
             pipeline: Pipeline::new(),
             prepared: Prepared::default(),
@@ -186,23 +246,69 @@ pub async fn connect(
     }
 }
 
+/// Who logs in, and where to.
+struct Whom<'a> {
+    user: &'a str,
+    database: &'a str,
+    credential: &'a ServerCredential,
+    /// What the startup packet sets.
+    startup: &'a Settings,
+    /// Whether the login must be bound to TLS.
+    binding: ChannelBinding,
+}
+
+/// With TLS or without, as `sslmode` has it.
+async fn negotiate(endpoint: &Endpoint, whom: &Whom<'_>) -> Result<(Opened, Login), DialError> {
+    let mut said: Option<DialError> = None;
+    for demand in endpoint.way.attempts() {
+        match greet(endpoint, whom, *demand).await {
+            Ok(done) => return Ok(done),
+            Err(failed) if failed.is_of_encryption(*demand) => match (&said, failed.error) {
+                // what the server itself has said tells more than that it has no TLS
+                (Some(DialError::Refused(_)), DialError::Tls(_)) => {}
+                (_, error) => said = Some(error),
+            },
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    Err(said.unwrap_or_else(|| nonsense("no way to speak to the server")))
+}
+
+/// With protocol 3.2, or 3.0 where the server does not even negotiate (before 9.3.21, and some that stand in front).
+async fn greet(endpoint: &Endpoint, whom: &Whom<'_>, demand: Demand) -> Result<(Opened, Login), Failed> {
+    let newest = match endpoint.old_protocol.load(Ordering::Relaxed) {
+        true => 0,
+        false => startup::NEWEST_MINOR,
+    };
+    let failed = match attempt(endpoint, whom, demand, newest).await {
+        Err(failed) if newest > 0 && failed.is_of_version() => failed,
+        ended => return ended,
+    };
+    tracing::debug!(node = &*endpoint.node, error = %failed.error, "protocol 3.2 refused");
+    let done = attempt(endpoint, whom, demand, 0).await?;
+    endpoint.old_protocol.store(true, Ordering::Relaxed);
+    Ok(done)
+}
+
+async fn attempt(endpoint: &Endpoint, whom: &Whom<'_>, demand: Demand, minor: u16) -> Result<(Opened, Login), Failed> {
+    let mut opened = endpoint.way.open(demand).await?;
+    let login = Box::pin(log_in(&mut opened, whom, minor)).await;
+    if !matches!(&login, Err(Failed { error: DialError::Unreachable(_), .. })) {
+        opened.answered();
+    }
+    Ok((opened, login?))
+}
+
 /// Sends a cancel for a server connection and waits until the server has taken it. `Ok` when it has, or when it was
 /// never sent.
 ///
 /// # Errors
 /// When it is not known whether the cancel will still arrive.
 pub async fn cancel(identity: &Identity, within: Option<Duration>) -> Result<(), DialError> {
-    let endpoint = &identity.endpoint;
     let within = within.unwrap_or(Duration::from_secs(10));
-    let open = async {
-        let socket = dial(endpoint).await?;
-        if identity.tls {
-            start_tls(socket, endpoint).await.map(|(stream, _)| stream)
-        } else {
-            Ok(Stream::Plain(socket))
-        }
-    };
-    let Ok(Ok(mut stream)) = tokio::time::timeout(within, open).await else { return Ok(()) };
+    let demand = if identity.tls { Demand::Tls } else { Demand::Plain };
+    let open = identity.endpoint.way.open_again(&identity.place, demand);
+    let Ok(Ok(Opened { mut stream, .. })) = tokio::time::timeout(within, open).await else { return Ok(()) };
     let sent = async {
         let mut request = Vec::new();
         messages::cancel_request(&mut request, identity.pid, &identity.secret);
@@ -215,53 +321,6 @@ pub async fn cancel(identity: &Identity, within: Option<Duration>) -> Result<(),
     tokio::time::timeout(within, sent).await.unwrap_or(Err(DialError::TimedOut(within)))
 }
 
-async fn dial(endpoint: &Endpoint) -> Result<Socket, DialError> {
-    if endpoint.host.starts_with('/') {
-        let path = format!("{}/.s.PGSQL.{}", endpoint.host, endpoint.port);
-        return Ok(Socket::Unix(tokio::net::UnixStream::connect(path).await?));
-    }
-    let socket = tokio::net::TcpStream::connect((endpoint.host.as_ref(), endpoint.port)).await?;
-    socket.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(3);
-    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-    Ok(Socket::Tcp(socket))
-}
-
-/// A connection on which the startup message can be sent, and the hash of the server's certificate.
-async fn open(endpoint: &Endpoint) -> Result<(Stream, Option<Vec<u8>>), DialError> {
-    let socket = dial(endpoint).await?;
-    let wants_tls = endpoint.tls.as_ref().is_some_and(|tls| tls.mode.tries_tls_first());
-    if !wants_tls || endpoint.host.starts_with('/') {
-        return Ok((Stream::Plain(socket), None));
-    }
-    start_tls(socket, endpoint).await
-}
-
-/// SSLRequest and the handshake (PostgreSQL: PROTOCOL-FLOW-SSL).
-async fn start_tls(socket: Socket, endpoint: &Endpoint) -> Result<(Stream, Option<Vec<u8>>), DialError> {
-    let Some(tls) = &endpoint.tls else { return Ok((Stream::Plain(socket), None)) };
-    let mut plain = Stream::Plain(socket);
-    plain.write_all(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]).await?;
-    let mut answer = [0];
-    plain.read_exact(&mut answer).await?;
-    let Stream::Plain(socket) = plain else { return Err(DialError::Tls("not a plain socket".to_owned())) };
-    match answer {
-        [b'S'] => {}
-        [b'N'] if !tls.mode.needs_tls() => return Ok((Stream::Plain(socket), None)),
-        [b'N'] => return Err(DialError::Tls("the server does not support it".to_owned())),
-        _ => return Err(DialError::Nonsense("unexpected answer to the request for TLS".to_owned())),
-    }
-    if !socket.is_silent() {
-        return Err(DialError::Nonsense("unencrypted data behind the answer to the request for TLS".to_owned()));
-    }
-    let name = tls.server_name(&endpoint.host).map_err(|error| DialError::Tls(error.to_string()))?;
-    let connected = TlsConnector::from(Arc::clone(&tls.config)).connect(name, socket).await;
-    let stream = connected.map_err(|error| DialError::Tls(error.to_string()))?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
-    let hash = certificate.and_then(|certificate| end_point_hash(&certificate));
-    Ok((Stream::Dialled(Box::new(stream)), hash))
-}
-
 /// What a login brings.
 #[derive(Default)]
 struct Login {
@@ -271,19 +330,19 @@ struct Login {
 }
 
 /// Startup, authentication, parameters, ReadyForQuery (PostgreSQL: PROTOCOL-FLOW-START-UP).
-async fn log_in(
-    stream: &mut Stream,
-    endpoint: &Endpoint,
-    user: &str,
-    database: &str,
-    credential: &ServerCredential,
-    startup: &Settings,
-    server_hash: Option<Vec<u8>>,
-) -> Result<Login, DialError> {
-    let mut parameters: Vec<(&[u8], &[u8])> = vec![(b"user", user.as_bytes()), (b"database", database.as_bytes())];
-    parameters.extend(startup.iter());
+async fn log_in(opened: &mut Opened, whom: &Whom<'_>, minor: u16) -> Result<Login, Failed> {
+    let mut stage = Stage::Asked;
+    let login = log_in_with(opened, whom, minor, &mut stage).await;
+    login.map_err(|error| Failed { error, stage, encrypted: opened.stream.is_tls() })
+}
+
+async fn log_in_with(opened: &mut Opened, whom: &Whom<'_>, minor: u16, stage: &mut Stage) -> Result<Login, DialError> {
+    let Opened { stream, end_point_hash, .. } = opened;
     let mut out = Vec::new();
-    messages::startup(&mut out, &parameters);
+    let mut parameters: Vec<(&[u8], &[u8])> =
+        vec![(b"user", whom.user.as_bytes()), (b"database", whom.database.as_bytes())];
+    parameters.extend(whom.startup.iter());
+    messages::startup(&mut out, minor, &parameters);
     stream.write_all(&out).await?;
     let mut login = Login::default();
     let mut authenticated = false;
@@ -294,9 +353,16 @@ async fn log_in(
         match tag {
             b'E' => return Err(DialError::Refused(body.into())),
             b'N' => {}
+            b'v' if *stage == Stage::Asked => {
+                *stage = Stage::Negotiated;
+                startup::read_negotiation(&body, minor)
+                    .ok_or_else(|| nonsense("the server negotiates a protocol that nobody asked for"))?;
+            }
             b'R' if !authenticated => {
-                let (binding, hash) = (endpoint.channel_binding, server_hash.as_deref());
-                authenticated = authenticate(stream, &body, user, credential, hash, binding, &mut bound).await?;
+                *stage = Stage::Authenticating;
+                let hash = end_point_hash.as_deref();
+                authenticated =
+                    authenticate(stream, &body, whom.user, whom.credential, hash, whom.binding, &mut bound).await?;
             }
             b'S' if authenticated && parameters < PARAMETERS_MAX => {
                 parameters += 1;
@@ -305,8 +371,10 @@ async fn log_in(
                 login.reported.set(name, value);
             }
             b'K' if authenticated => {
-                let (pid, secret) =
-                    body.split_first_chunk::<4>().ok_or_else(|| nonsense("malformed BackendKeyData"))?;
+                let (pid, secret) = body
+                    .split_first_chunk::<4>()
+                    .filter(|(_, secret)| startup::SECRET_BYTES.contains(&secret.len()))
+                    .ok_or_else(|| nonsense("malformed BackendKeyData"))?;
                 login.pid = i32::from_be_bytes(*pid);
                 login.secret = secret.to_vec();
             }

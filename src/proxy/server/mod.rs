@@ -19,10 +19,10 @@ use tokio::sync::Notify;
 
 use self::statements::Prepared;
 use super::session::settings::{Reported, Settings};
-use crate::config::ChannelBinding;
 use crate::net::buffer::Growing;
+use crate::net::dial::Place;
 use crate::net::stream::Stream;
-use crate::net::tls::ClientTls;
+use crate::net::way::Way;
 use crate::protocol::pipeline::Pipeline;
 use crate::topology::NodeName;
 
@@ -30,43 +30,47 @@ use crate::topology::NodeName;
 const CANCELS_MAX: u32 = 2;
 
 /// Where a node is reached.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Endpoint {
     /// Its name.
     pub node: NodeName,
-    /// A host name, an address, or a directory with a socket.
-    pub host: Box<str>,
-    /// Its port.
-    pub port: u16,
-    /// Whether and how TLS is spoken.
-    pub tls: Option<ClientTls>,
-    /// Whether its login must be bound to TLS.
-    pub channel_binding: ChannelBinding,
+    /// How one gets there.
+    pub way: Arc<Way>,
+    /// It has refused protocol 3.2 and taken 3.0: it is not asked again until the next reload.
+    pub old_protocol: AtomicBool,
 }
 
 impl Endpoint {
+    /// Of a node nobody has spoken to.
+    #[must_use]
+    pub const fn new(node: NodeName, way: Arc<Way>) -> Self {
+        Self { node, way, old_protocol: AtomicBool::new(false) }
+    }
+
     /// For people: `host:port` or the socket's directory and port.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        self.way.target.to_string()
     }
 
     /// Whether a connection to `other` is as good as one to this. Certificates read again count as the same.
     #[must_use]
     pub fn same_place(&self, other: &Self) -> bool {
-        let mode = |endpoint: &Self| endpoint.tls.as_ref().map(|tls| tls.mode);
-        self.node == other.node && self.host == other.host && self.port == other.port && mode(self) == mode(other)
+        let mode = |endpoint: &Self| endpoint.way.tls.as_ref().map(|tls| tls.mode);
+        self.node == other.node && self.way.target == other.way.target && mode(self) == mode(other)
     }
 }
 
 /// What a cancel needs to know of a server connection, and what the connection needs to know of cancels.
 #[derive(Debug)]
 pub struct Identity {
-    /// Where it is.
+    /// Whose it is.
     pub endpoint: Arc<Endpoint>,
+    /// Where it has ended up, of all the addresses its node may have.
+    pub place: Place,
     /// Its process id.
     pub pid: i32,
-    /// Its secret.
+    /// Its secret: 4 bytes, or up to 256 in protocol 3.2.
     pub secret: Box<[u8]>,
     /// Whether the connection is encrypted, and so must be its cancels.
     pub tls: bool,
@@ -79,9 +83,10 @@ pub struct Identity {
 impl Identity {
     /// Of a connection nobody has cancelled.
     #[must_use]
-    pub fn new(endpoint: Arc<Endpoint>, pid: i32, secret: &[u8], tls: bool) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, place: Place, pid: i32, secret: &[u8], tls: bool) -> Self {
         Self {
             endpoint,
+            place,
             pid,
             secret: secret.into(),
             tls,
