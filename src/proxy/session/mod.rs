@@ -277,10 +277,10 @@ mod tests {
     use crate::catalog::hidden::HiddenCatalog;
     use crate::catalog::verifiers::{Lookup, Verifiers};
     use crate::config::parse;
+    use crate::net::dial::Dialer;
     use crate::proxy::pool::accounting::Counts;
     use crate::proxy::pool::budget::{Budget, Budgets};
     use crate::proxy::pool::{PoolKey, PoolSettings};
-    use crate::proxy::server::Endpoint;
     use crate::proxy::shared::{Running, Shared};
 
     fn worker() -> Rc<Worker> {
@@ -288,7 +288,8 @@ mod tests {
         let config = parse(std::path::Path::new("howdah.toml"), toml).unwrap();
         let (verifiers, hidden) =
             (Verifiers::start(vec![], Lookup::default(), Arc::default()), HiddenCatalog::start(vec![], Arc::default()));
-        let shared = Shared::new(Running::new(config).unwrap(), Arc::default(), verifiers, hidden, 1);
+        let dialer = Dialer::new(&config.network);
+        let shared = Shared::new(Running::new(config, &dialer).unwrap(), Arc::default(), verifiers, hidden, 1);
         Rc::new(Worker::new(0, Arc::new(shared), Arc::default()))
     }
 
@@ -296,8 +297,7 @@ mod tests {
         let name = || Arc::<str>::from("a");
         let key = PoolKey { cluster: name(), node: name(), database: name(), user: name() };
         let profile = worker.shared.running().config.profile("a", "a").unwrap();
-        let (host, channel_binding) = ("127.0.0.1".into(), Default::default());
-        let endpoint = Arc::new(Endpoint { node: "a".into(), host, port: 1, tls: None, channel_binding });
+        let endpoint = Arc::clone(&worker.shared.running().endpoints[&("main".into(), "a".into())]);
         let budgets = Budgets { database: Arc::new(Budget::new(Some(1))), user: Arc::new(Budget::new(None)) };
         Arc::new(Pool::new(key, PoolSettings::from(&profile), endpoint, budgets, 1))
     }
