@@ -11,6 +11,8 @@ use crate::peers::{Bed, DATABASE, Door, Peer, client};
 pub enum Load {
     /// pgbench with these arguments.
     Pgbench { arguments: &'static [&'static str], script: Option<&'static str> },
+    /// pgbench twice at once, each half of the clients with settings of its own (`PGOPTIONS`), through howdah alone.
+    State { options: [&'static str; 2], script: &'static str },
     /// pgbench, a connection per transaction: bound by the client's own key derivation.
     Churn,
     /// So many logins one after the other, by a client that remembers its keys.
@@ -56,6 +58,8 @@ impl Cell {
             servers,
             door,
         };
+        let state =
+            |name: &str, what, options, script| cell(name, what, Load::State { options, script }, 2, 1, Door::Scram);
         vec![
             cell(
                 "ping16",
@@ -99,6 +103,27 @@ impl Cell {
                 8,
                 Door::Scram,
             ),
+            state("state-same", "one state: SELECT 1", ["", ""], "ping.sql"),
+            state(
+                "state-1",
+                "another value of one setting each time",
+                ["-c work_mem=5MB", "-c work_mem=6MB"],
+                "ping.sql",
+            ),
+            state(
+                "state-3",
+                "another value of three settings each time",
+                [
+                    "-c work_mem=5MB -c statement_timeout=50s -c lock_timeout=50s",
+                    "-c work_mem=6MB -c statement_timeout=60s -c lock_timeout=60s",
+                ],
+                "ping.sql",
+            ),
+            state("state-reset", "a setting, and none, in turn", ["-c work_mem=5MB", ""], "ping.sql"),
+            state("state-set", "SET and SELECT 1, each alone", ["", ""], "set.sql"),
+            state("state-local", "SET LOCAL and SELECT 1 in a block", ["", ""], "set-local.sql"),
+            state("state-block", "SET and SELECT 1 in a block: asked for by name", ["", ""], "set-block.sql"),
+            state("state-do", "DO and SELECT 1: asked for everything, and swept", ["", ""], "do.sql"),
             cell("calls-prepared16", "system calls, prepared", calls(PREPARED, None), 16, 8, Door::Scram),
         ]
     }
@@ -109,6 +134,9 @@ impl Cell {
         // Debian's PgBouncer 1.18 knows no named statements in transaction mode
         let knows_names = !self.name.contains("prepared") || !self.is_old(bed);
         let mut peers = Vec::new();
+        if matches!(self.load, Load::State { .. }) {
+            return vec![Peer::howdah(bed, door, servers, 1)];
+        }
         if knows_names {
             peers.push(Peer::pgbouncer(bed, door, servers, 4096));
         }
@@ -147,6 +175,7 @@ pub fn run(bed: &Bed<'_>, cell: &Cell, rounds: usize, during: Duration) -> Vec<R
 fn play(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration) -> Figures {
     match &cell.load {
         Load::Pgbench { arguments, script } => pgbench(bed, cell, peer, during, arguments, *script, false),
+        Load::State { options, script } => state(bed, cell, peer, during, options, script),
         Load::Churn => churn(bed, cell, peer, during),
         Load::Logins(count) => logins(peer, *count),
         Load::Idle(clients) => idle(peer, *clients),
@@ -163,6 +192,32 @@ fn pgbench_command(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration) ->
     command.args(["-n", "-j", "1", "-c", &cell.clients.to_string(), "-T", &during.as_secs().to_string()]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// What the pooler and PostgreSQL spend where clients with different settings take turns on a server.
+fn state(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration, options: &[&str; 2], script: &str) -> Figures {
+    let prefix = format!("log-{}", peer.port);
+    let half = Cell { clients: cell.clients / 2, ..cell.clone() };
+    let halves = options.map(|options| {
+        let mut command = pgbench_command(bed, &half, peer, during);
+        command.env("PGOPTIONS", options).args(["-M", "simple", "-l", "--log-prefix", &prefix, "-f", script]);
+        command.arg(DATABASE).spawn().unwrap()
+    });
+    std::thread::sleep(Duration::from_millis(700));
+    let pids: Vec<u32> = bed.node.processes().iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()).collect();
+    let (before, servers_before, logged) = (Cpu::of(peer.pid()), Cpu::of_all(&pids), log_lines(bed, &prefix));
+    std::thread::sleep(during.saturating_sub(Duration::from_millis(1_000)));
+    let (cpu, server_cpu) = (Cpu::of(peer.pid()).since(before), Cpu::of_all(&pids).since(servers_before));
+    let transactions = (log_lines(bed, &prefix) - logged) as f64;
+    for half in halves {
+        let out = half.wait_with_output().unwrap();
+        assert!(out.status.success(), "pgbench: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    let _ = measure::latencies(&bed.directory, &prefix, cell.clients); // takes the logs away
+    Figures(BTreeMap::from([
+        ("CPU µs/tx", cpu.total() * 1_000.0 / transactions),
+        ("PG CPU µs/tx", server_cpu.total() * 1_000.0 / transactions),
+    ]))
 }
 
 fn pgbench(

@@ -47,7 +47,15 @@ impl<'a> Bed<'a> {
         std::fs::write(directory.join("server.key"), signed.signing_key.serialize_pem()).unwrap();
         let large = "select repeat('x', 100) from generate_series(1, 10000);\n";
         std::fs::write(directory.join("large.sql"), large).unwrap();
-        std::fs::write(directory.join("ping.sql"), "select 1;\n").unwrap();
+        for (name, script) in [
+            ("ping.sql", "select 1;\n"),
+            ("set.sql", "set work_mem = '5MB';\nselect 1;\n"),
+            ("set-local.sql", "begin;\nset local work_mem = '5MB';\nselect 1;\ncommit;\n"),
+            ("set-block.sql", "begin;\nset work_mem = '5MB';\nselect 1;\ncommit;\n"),
+            ("do.sql", "do $$ begin end $$;\nselect 1;\n"),
+        ] {
+            std::fs::write(directory.join(name), script).unwrap();
+        }
         let pgbouncer = std::env::var_os("PGBOUNCER").map_or_else(|| "/usr/sbin/pgbouncer".into(), PathBuf::from);
         assert!(pgbouncer.exists(), "{} is missing: apt-get install pgbouncer, or set PGBOUNCER", pgbouncer.display());
         Self { node, directory, pgbouncer }

@@ -92,6 +92,7 @@ impl Session {
         };
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
         loan.relayed = true;
+        let mut unread = false;
         let relayed = loop {
             let relayed = poll_fn(|cx| self.poll_relay(&mut loan, &mut server, cx)).await;
             if relayed.is_err() || loan.trail.is_quiet(loan.pins()) {
@@ -102,8 +103,9 @@ impl Session {
                 Ok(true) => self.handle.working_on(&server.identity), // pinned: the same server goes on
                 Ok(false) => break Ok(()),
                 Err(end) => {
-                    // what the client has set is not known any more
+                    // everything it asked is answered, but what it has set is not known any more
                     self.session_lost = Some(ClientError::SessionLost);
+                    unread = true;
                     break Err(end);
                 }
             }
@@ -118,6 +120,7 @@ impl Session {
                 self.give_back(loan);
                 Ok(())
             }
+            Err(End::ServerLost) if unread => Ok(()), // the server is closed with its loan
             // nothing can follow half a message, not even an error
             Err(End::Fault(_)) if loan.server.as_ref().is_some_and(|server| server.is_half_told()) => {
                 self.end_loan(loan, End::Gone).await
