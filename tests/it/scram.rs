@@ -251,10 +251,15 @@ fn stand_between(authority: &Authority, node: u16, between: Between) -> u16 {
                     let read = from.read(&mut startup).await?;
                     to.write_all(&startup[..read]).await?;
                     let mut answer = vec![0; 1_000];
-                    let read = to.read(&mut answer).await?;
+                    let mut read = to.read(&mut answer).await?;
+                    if answer[..read].starts_with(b"v") && read == 13 {
+                        read += to.read(&mut answer[read..]).await?; // the offer comes behind NegotiateProtocolVersion
+                    }
                     let mut answer = answer[..read].to_vec();
-                    if between == Between::Downgrades && answer[..9] == [b'R', 0, 0, 0, 42, 0, 0, 0, 10] {
-                        answer = wire::tagged(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0");
+                    let offer = answer.windows(9).position(|bytes| bytes == [b'R', 0, 0, 0, 42, 0, 0, 0, 10]);
+                    if let (Between::Downgrades, Some(at)) = (between, offer) {
+                        answer.truncate(at);
+                        answer.extend(wire::tagged(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0"));
                     }
                     from.write_all(&answer).await?;
                     copy_bidirectional(&mut from, &mut to).await
