@@ -77,6 +77,14 @@ impl Cell {
                 8,
                 Door::Scram,
             ),
+            cell(
+                "unix16",
+                "SELECT 1, simple protocol, servers by TCP and by Unix socket",
+                pgbench(&["-M", "simple"], Some("ping.sql")),
+                16,
+                8,
+                Door::Scram,
+            ),
             cell("simple16", "pgbench -S, simple", pgbench(SIMPLE, None), 16, 8, Door::Scram),
             cell("simple64", "pgbench -S, simple", pgbench(SIMPLE, None), 64, 8, Door::Scram),
             cell(
@@ -134,6 +142,9 @@ impl Cell {
         // Debian's PgBouncer 1.18 knows no named statements in transaction mode
         let knows_names = !self.name.contains("prepared") || !self.is_old(bed);
         let mut peers = Vec::new();
+        if self.name == "unix16" {
+            return vec![Peer::howdah(bed, door, servers, 1), Peer::howdah_by_socket(bed, door, servers)];
+        }
         if matches!(self.load, Load::State { .. }) {
             return vec![Peer::howdah(bed, door, servers, 1)];
         }

@@ -104,8 +104,19 @@ impl Peer {
 
     /// howdah with so many workers.
     pub fn howdah(bed: &Bed<'_>, door: Door, servers: u32, workers: u32) -> Self {
+        let name = if workers == 1 { "howdah".to_owned() } else { format!("howdah, {workers} workers") };
+        Self::howdah_to(bed, door, servers, workers, bed.node.host(), name)
+    }
+
+    /// howdah that reaches PostgreSQL by its socket.
+    pub fn howdah_by_socket(bed: &Bed<'_>, door: Door, servers: u32) -> Self {
+        let sockets = bed.node.sockets().display().to_string();
+        Self::howdah_to(bed, door, servers, 1, &sockets, "howdah, servers by Unix socket".to_owned())
+    }
+
+    fn howdah_to(bed: &Bed<'_>, door: Door, servers: u32, workers: u32, host: &str, name: String) -> Self {
         let port = free_port().unwrap();
-        let (host, server_port) = (bed.node.host(), bed.node.port());
+        let server_port = bed.node.port();
         let method = if door == Door::Trust { "trust" } else { "scram-sha-256" };
         let crt = bed.directory.join("server.crt");
         let key = bed.directory.join("server.key");
@@ -124,7 +135,6 @@ impl Peer {
         let path = bed.directory.join(format!("howdah-{port}.toml"));
         std::fs::write(&path, config).unwrap();
         let child = Command::new(howdah()).arg("serve").arg("-c").arg(&path).spawn().unwrap();
-        let name = if workers == 1 { "howdah".to_owned() } else { format!("howdah, {workers} workers") };
         Self { name, port, child }.ready()
     }
 

@@ -142,117 +142,159 @@ enum Verb {
 }
 
 fn of_nested(sql: &[u8], nesting: u8) -> Effects {
-    let mut lexer = Lexer::new(sql);
-    let mut effects = Effects::NONE;
-    let mut verb = Verb::Next;
-    let mut depth = 0_usize;
-    let mut after_with = false;
-    while let Some(token) = lexer.next() {
-        let word = match token {
-            Token::Word(word) | Token::Quoted(word) => word,
-            Token::Symbol(symbol) => {
-                match symbol {
-                    b';' if depth == 0 => verb = Verb::Next,
-                    b'(' => depth += 1,
-                    b')' => depth = depth.saturating_sub(1),
-                    _ => {}
-                }
-                continue;
-            }
-            Token::Disguised => {
-                effects |= Effects::HIDES;
-                continue;
-            }
+    let mut reading = Reading {
+        lexer: Lexer::new(sql),
+        effects: Effects::NONE,
+        verb: Verb::Next,
+        depth: 0,
+        after_with: false,
+        nesting,
+    };
+    while let Some(token) = reading.lexer.next() {
+        reading.take(token);
+    }
+    reading.effects
+}
+
+/// A text, as far as it has been read.
+struct Reading<'a> {
+    lexer: Lexer<'a>,
+    effects: Effects,
+    verb: Verb,
+    /// Parentheses that are open.
+    depth: usize,
+    /// The last word was `WITH`.
+    after_with: bool,
+    /// How much deeper bodies of `DO` are looked into.
+    nesting: u8,
+}
+
+impl Reading<'_> {
+    fn take(&mut self, token: Token<'_>) {
+        match token {
+            Token::Word(word) => self.word(word, false),
+            Token::Quoted(word) => self.word(word, true),
+            Token::Symbol(b';') if self.depth == 0 => self.verb = Verb::Next,
+            Token::Symbol(b'(') => self.depth += 1,
+            Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
+            Token::Disguised => self.effects |= Effects::HIDES,
             Token::Text { inner, plain } => {
                 // with backslashes as escapes it would end elsewhere
                 if !plain && (inner.ends_with(b"\\") || memchr::memmem::find(inner, b"\\'").is_some()) {
-                    effects |= Effects::HIDES;
+                    self.effects |= Effects::HIDES;
                 }
-                if verb == Verb::Do && nesting > 0 {
-                    effects |= of_nested(inner, nesting - 1);
+                self.code(inner);
+                if self.verb == Verb::Set {
+                    self.effects |= Effects::SETS; // SET 'name' is none of PostgreSQL's, but who knows
+                    self.verb = Verb::Other;
                 }
-                if verb == Verb::Set {
-                    effects |= Effects::SETS; // SET 'name' is none of PostgreSQL's, but who knows
-                    verb = Verb::Other;
-                }
-                continue;
             }
-            Token::Dollar(inner) => {
-                if verb == Verb::Do && nesting > 0 {
-                    effects |= of_nested(inner, nesting - 1);
-                }
-                continue;
-            }
-            Token::Number(_) | Token::Param(_) => continue,
-        };
-        let mut lower = [0; WORD_MAX];
-        let Some(lower) = lower.get_mut(..word.len()) else { continue };
-        lower.copy_from_slice(word);
-        lower.make_ascii_lowercase();
-        let word: &[u8] = lower;
-        let quoted = matches!(token, Token::Quoted(_));
-        if !quoted {
-            let opens = verb == Verb::Next
-                || verb == Verb::Explain && depth == 0 && !matches!(word, b"analyze" | b"analyse" | b"verbose");
-            if opens {
-                let (found, next) = opening(word);
-                effects |= found;
-                verb = next;
-                after_with = false;
-                if verb != Verb::Other {
-                    continue;
-                }
-            } else {
-                match verb {
-                    Verb::Set => {
-                        verb = Verb::Other;
-                        match word {
-                            b"local" | b"transaction" | b"constraints" => continue,
-                            _ => effects |= Effects::SETS | set_tail(lexer),
-                        }
-                    }
-                    Verb::Prepare => {
-                        verb = Verb::Other;
-                        if word != b"transaction" {
-                            effects |= Effects::PREPARES;
-                        }
-                        continue;
-                    }
-                    Verb::Create => effects |= defined(word),
-                    Verb::Alter => {
-                        verb = Verb::Other;
-                        effects |= if word == b"table" { Effects::REFERS } else { Effects::DEFINES };
-                    }
-                    Verb::Declare if word == b"hold" && after_with => effects |= Effects::HOLDS,
-                    _ => {}
-                }
-                after_with = word == b"with";
-            }
-        } else if verb == Verb::Set {
-            verb = Verb::Other;
-            effects |= Effects::SETS | set_tail(lexer);
-        }
-        match word {
-            b"set_config" => effects |= set_config(lexer),
-            b"pg_settings" if verb == Verb::Update => effects |= Effects::HIDES,
-            b"update" if !quoted => verb = if verb == Verb::Other { Verb::Update } else { verb },
-            b"temp" | b"temporary" if !quoted && verb != Verb::Create => {
-                // SELECT … INTO TEMP; a column of that name costs a question
-                effects |= Effects::TEMPORARY;
-            }
-            b"insert" | b"merge" | b"nextval" | b"setval" => effects |= Effects::MOVES_SEQUENCE,
-            b"currval" | b"lastval" => effects |= Effects::READS_SEQUENCE,
-            b"setseed" | b"dblink_connect" | b"dblink_connect_u" | b"pg_replication_origin_session_setup" => {
-                effects |= Effects::LASTING;
-            }
-            b"query_to_xml" | b"query_to_xmlschema" | b"query_to_xml_and_xmlschema" | b"ts_stat" => {
-                effects |= Effects::HIDES; // they run the text they are given
-            }
-            _ if word.starts_with(b"pg_") => effects |= built_in(word),
-            _ => {}
+            Token::Dollar(inner) => self.code(inner),
+            Token::Symbol(_) | Token::Number(_) | Token::Param(_) => {}
         }
     }
-    effects
+
+    /// A literal, which is code behind `DO`.
+    fn code(&mut self, inner: &[u8]) {
+        if self.verb == Verb::Do && self.nesting > 0 {
+            self.effects |= of_nested(inner, self.nesting - 1);
+        }
+    }
+
+    fn word(&mut self, word: &[u8], quoted: bool) {
+        let mut lower = [0; WORD_MAX];
+        let Some(lower) = lower.get_mut(..word.len()) else { return };
+        lower.copy_from_slice(word);
+        lower.make_ascii_lowercase();
+        let more = if quoted { self.quoted_name() } else { self.keyword(lower) };
+        if more {
+            self.name(lower, quoted);
+        }
+    }
+
+    /// A name in quotes is no keyword, but may be what is set.
+    fn quoted_name(&mut self) -> bool {
+        if self.verb == Verb::Set {
+            self.verb = Verb::Other;
+            self.effects |= Effects::SETS | set_tail(self.lexer);
+        }
+        true
+    }
+
+    /// What a word says by its place in the statement; `true` when it may also be the name of something.
+    fn keyword(&mut self, word: &[u8]) -> bool {
+        let explained =
+            self.verb == Verb::Explain && self.depth == 0 && !matches!(word, b"analyze" | b"analyse" | b"verbose");
+        if self.verb == Verb::Next || explained {
+            let (found, verb) = opening(word);
+            self.effects |= found;
+            self.verb = verb;
+            self.after_with = false;
+            return verb == Verb::Other;
+        }
+        match self.verb {
+            Verb::Set => {
+                self.verb = Verb::Other;
+                if matches!(word, b"local" | b"transaction" | b"constraints") {
+                    return false;
+                }
+                self.effects |= Effects::SETS | set_tail(self.lexer);
+            }
+            Verb::Prepare => {
+                self.verb = Verb::Other;
+                if word != b"transaction" {
+                    self.effects |= Effects::PREPARES;
+                }
+                return false;
+            }
+            Verb::Create => self.effects |= defined(word),
+            Verb::Alter => {
+                self.verb = Verb::Other;
+                self.effects |= if word == b"table" { Effects::REFERS } else { Effects::DEFINES };
+            }
+            Verb::Declare if word == b"hold" && self.after_with => self.effects |= Effects::HOLDS,
+            _ => {}
+        }
+        self.after_with = word == b"with";
+        true
+    }
+
+    /// What a name says wherever it stands.
+    fn name(&mut self, word: &[u8], quoted: bool) {
+        self.effects |= match word {
+            b"set_config" => set_config(self.lexer),
+            b"pg_settings" if self.verb == Verb::Update => Effects::HIDES,
+            b"update" if !quoted => {
+                if self.verb == Verb::Other {
+                    self.verb = Verb::Update;
+                }
+                Effects::NONE
+            }
+            // SELECT … INTO TEMP; a column of that name costs a question
+            b"temp" | b"temporary" if !quoted && self.verb != Verb::Create => Effects::TEMPORARY,
+            b"insert" | b"merge" | b"nextval" | b"setval" => Effects::MOVES_SEQUENCE,
+            b"currval" | b"lastval" => Effects::READS_SEQUENCE,
+            b"setseed" | b"dblink_connect" | b"dblink_connect_u" | b"pg_replication_origin_session_setup" => {
+                Effects::LASTING
+            }
+            // they run the text they are given
+            b"query_to_xml"
+            | b"query_to_xmlschema"
+            | b"query_to_xml_and_xmlschema"
+            | b"cursor_to_xml"
+            | b"cursor_to_xmlschema"
+            | b"table_to_xml"
+            | b"table_to_xml_and_xmlschema"
+            | b"schema_to_xml"
+            | b"schema_to_xml_and_xmlschema"
+            | b"database_to_xml"
+            | b"database_to_xml_and_xmlschema"
+            | b"ts_stat"
+            | b"ts_rewrite" => Effects::HIDES,
+            _ if word.starts_with(b"pg_") => built_in(word),
+            _ => Effects::NONE,
+        };
+    }
 }
 
 /// What the first word of a statement says.
