@@ -124,12 +124,14 @@ impl Peer {
             Door::Tls => format!("tls = {{ cert = {crt:?}, key = {key:?}, mode = \"require\" }}"),
             _ => String::new(),
         };
+        // a Unix socket has none
+        let server_tls = if host.starts_with('/') { "" } else { "tls = { mode = \"disable\" }" };
         let (monitor, monitor_password) = (bed.node.superuser(), bed.node.password());
         let config = format!(
             "[limits]\nworkers = {workers}\n[[listeners]]\naddress = \"127.0.0.1:{port}\"\n{tls}\n\
              [pool]\nsize = {servers}\n[auth]\nmethod = \"{method}\"\n[users.{USER}]\npassword = \"{PASSWORD}\"\n\
              [clusters.main.monitor]\nuser = \"{monitor}\"\npassword = \"{monitor_password}\"\ninterval = \"2s\"\n\
-             [[clusters.main.nodes]]\nname = \"a\"\nhost = \"{host}\"\nport = {server_port}\ntls = {{ mode = \"disable\" }}\n\
+             [[clusters.main.nodes]]\nname = \"a\"\nhost = \"{host}\"\nport = {server_port}\n{server_tls}\n\
              [databases.\"*\"]\ncluster = \"main\"\n[http]\naddress = \"off\"\n[log]\nlevel = \"warn\"\n"
         );
         let path = bed.directory.join(format!("howdah-{port}.toml"));
