@@ -9,6 +9,7 @@ use howdah::protocol::pipeline::{Owed, Pipeline, Receipt, Reply};
 use howdah::proxy::pool::accounting::{Accounting, Bounds, Checkout, Release};
 use howdah::proxy::server::statements::Prepared;
 use howdah::proxy::statements::{Cache, Registry};
+use howdah::sql::effects::Effects;
 use howdah::sql::opening::Opening;
 
 fn main() {
@@ -161,4 +162,10 @@ fn serve_a_waiter(bencher: Bencher, waiting: u64) {
         lent = Some(server);
         waiter
     });
+}
+
+/// What every simple query costs before it is sent.
+#[divan::bench(args = ["select 1;", "SELECT abalance FROM pgbench_accounts WHERE aid = 1234567;"])]
+fn find_the_effects_of_a_text(bencher: Bencher, sql: &str) {
+    bencher.counter(BytesCount::new(sql.len())).bench(|| Effects::of(black_box(sql.as_bytes())));
 }

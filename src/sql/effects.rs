@@ -121,6 +121,9 @@ impl BitOrAssign for Effects {
 /// How deep bodies of `DO` are looked into.
 const NESTING_MAX: u8 = 3;
 
+/// Identifiers end here (`NAMEDATALEN - 1`).
+const NAME_MAX: usize = 63;
+
 /// The longest word that means anything here.
 const WORD_MAX: usize = 40;
 
@@ -415,16 +418,15 @@ impl Arguments<'_> {
     }
 }
 
-/// Whether `sql` names anything that `wanted` knows: identifiers come folded to lower case, as PostgreSQL folds them.
-/// Literals are looked into as well where they may be code.
+/// Whether `sql` names anything that `wanted` knows: identifiers come folded to lower case and cut, as PostgreSQL does it.
+/// Literals are not looked into.
 pub fn mentions(sql: &[u8], wanted: &mut impl FnMut(&[u8]) -> bool) -> bool {
-    let mut buffer = Vec::new();
+    let mut buffer = [0; NAME_MAX];
     for token in Lexer::new(sql) {
         let found = match token {
             Token::Word(word) => {
-                buffer.clear();
-                buffer.extend(word.iter().map(u8::to_ascii_lowercase));
-                wanted(&buffer)
+                let folded = buffer.iter_mut().zip(word).map(|(to, from)| *to = from.to_ascii_lowercase()).count();
+                wanted(buffer.get(..folded).unwrap_or_default())
             }
             Token::Quoted(name) => wanted(name),
             Token::Disguised => true,
@@ -513,6 +515,8 @@ mod tests {
         assert!(names("select \"My\"()", b"My") && !names("select \"My\"()", b"my"));
         assert!(!names("select 'my_function'", b"my_function"));
         assert!(names("select U&\"x\"", b"anything"));
+        let long = "a".repeat(70);
+        assert!(names(&format!("select {long}()"), &long.as_bytes()[..63]));
     }
 
     proptest! {
