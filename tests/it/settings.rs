@@ -290,3 +290,36 @@ fn versions_and_options_are_negotiated() {
     assert_eq!(client.read_byte(), b'N');
     client.login(&stage.tenant.name, &stage.tenant.password, "one");
 }
+
+#[test]
+fn a_custom_setting_that_was_reset_is_empty_on_every_server_and_not_unknown() {
+    let stage = Stage::new("");
+    let (mut client, mut other) = (stage.login("two"), stage.login("two"));
+    let mut both_servers = |client: &mut Client, sql: &str| {
+        let mut seen = std::collections::BTreeMap::new();
+        for hold in [false, true, false, true] {
+            if hold {
+                other.query("BEGIN");
+                other.query("SELECT 1");
+            }
+            let answer = client.query(&format!("SELECT pg_backend_pid() || ':' || {sql}"));
+            let value = wire::first_column(&answer).pop().unwrap_or_else(|| format!("{answer:?}"));
+            if let Some((pid, value)) = value.split_once(':') {
+                seen.insert(pid.to_owned(), value.to_owned());
+            }
+            if hold {
+                other.query("COMMIT");
+            } else {
+                other.query("SELECT 1");
+            }
+        }
+        seen.into_values().collect::<Vec<_>>()
+    };
+    for reset in ["RESET ALL", "RESET my.tenant"] {
+        client.query("SET my.tenant = 'x'");
+        assert!(both_servers(&mut client, "current_setting('my.tenant')").iter().all(|value| value == "x"));
+        client.query(reset);
+        let empty = both_servers(&mut client, "current_setting('my.tenant')");
+        assert!(!empty.is_empty() && empty.iter().all(String::is_empty), "{reset}: {empty:?}");
+    }
+}

@@ -61,7 +61,13 @@ impl Session {
         }
         match loan.trail.left(pins) {
             Left::Nothing => {}
-            Left::Known(lone) => self.record(lone, server),
+            Left::Known(lone) => {
+                let names = self.emptied_by(&lone);
+                self.record(lone, server);
+                if !names.is_empty() {
+                    self.inquire(Question { names, ..Question::default() }, loan, server).await?;
+                }
+            }
             Left::Ask(question) => self.inquire(question, loan, server).await?,
         }
         if unread && !self.is_session_mode() {
@@ -114,6 +120,19 @@ impl Session {
             }
         }
         self.has_settings(wants, applied, server);
+    }
+
+    /// Custom settings that a reset leaves known and empty, where another server may not know them; or at the default of an
+    /// extension's: only the server can tell.
+    fn emptied_by(&self, lone: &Lone) -> Vec<Box<[u8]>> {
+        let is_left = |name: &[u8]| name.contains(&b'.') && self.startup.value(name).is_none();
+        match lone {
+            Lone::Set(..) => Vec::new(),
+            Lone::Reset(name) => Some(name).filter(|name| is_left(name)).cloned().into_iter().collect(),
+            Lone::ResetAll => {
+                self.wants.iter().map(|(name, _)| name).filter(|name| is_left(name)).map(Box::from).collect()
+            }
+        }
     }
 
     fn has_settings(&mut self, wants: Settings, applied: Settings, server: &mut Server) {
