@@ -5,8 +5,8 @@
 //! let statements through (ARCHITECTURE.md, "State in front of a message"). It goes through the unnamed statement, so
 //! whatever the server held there is gone.
 //!
-//! Order matters: session authorization, then everything else, then the client's encoding before values that may be
-//! written in it.
+//! Order matters: the login's own user back first, as only it may reset everything; then the client's encoding, as values are
+//! read in it; session authorization and role last, as they may not be allowed to set the others (`Settings::iter`).
 
 use std::sync::Arc;
 

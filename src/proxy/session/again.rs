@@ -105,15 +105,10 @@ impl Session {
             let mut bytes = std::mem::take(&mut server.kept);
             bytes.extend_from_slice(self.inbox.bytes());
             self.inbox = Inbox::holding(bytes);
-            loan.is_sent_again();
+            // as before it was sent
+            (loan.used, loan.turn_sent) = (false, false);
+            loan.trail = super::Trail::default();
         }
-    }
-}
-
-impl Loan {
-    fn is_sent_again(&mut self) {
-        (self.used, self.turn_sent) = (false, false);
-        self.trail = super::Trail::default();
     }
 }
 

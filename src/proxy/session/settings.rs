@@ -62,6 +62,13 @@ impl Settings {
         self.0.retain(|(known, _)| known.as_ref() != name);
     }
 
+    /// What goes with a change of `name`: a new session authorization takes the role away, as in PostgreSQL.
+    pub fn forget_role_of(&mut self, name: &[u8]) {
+        if name == b"session_authorization" {
+            self.remove(b"role");
+        }
+    }
+
     /// Whether all it sets is also set by `other`, to whatever value. A role never is: what may be set depends on it.
     #[must_use]
     pub fn names_within(&self, other: &Self) -> bool {

@@ -89,11 +89,9 @@ impl Session {
             Lone::Set(name, value) => {
                 // where there is a report it is the truth: `SET DateStyle = dmy` says half of a value
                 let value = server.reported.value_of(&name).map_or(value, Into::into);
-                wants.set(&name, &value);
-                applied.set(&name, &value);
-                if *name == *b"session_authorization" {
-                    wants.remove(b"role");
-                    applied.remove(b"role");
+                for settings in [&mut wants, &mut applied] {
+                    settings.set(&name, &value);
+                    settings.forget_role_of(&name);
                 }
             }
             Lone::Reset(name) => {
@@ -102,10 +100,8 @@ impl Session {
                     None => wants.remove(&name),
                 }
                 applied.remove(&name);
-                if *name == *b"session_authorization" {
-                    wants.remove(b"role");
-                    applied.remove(b"role");
-                }
+                wants.forget_role_of(&name);
+                applied.forget_role_of(&name);
             }
             Lone::ResetAll => {
                 // they are no settings to `RESET ALL`
@@ -125,7 +121,7 @@ impl Session {
     /// Custom settings that a reset leaves known and empty, where another server may not know them; or at the default of an
     /// extension's: only the server can tell.
     fn emptied_by(&self, lone: &Lone) -> Vec<Box<[u8]>> {
-        let is_left = |name: &[u8]| name.contains(&b'.') && self.startup.value(name).is_none();
+        let is_left = |name: &[u8]| is_custom(name) && self.startup.value(name).is_none();
         match lone {
             Lone::Set(..) => Vec::new(),
             Lone::Reset(name) => Some(name).filter(|name| is_left(name)).cloned().into_iter().collect(),
@@ -145,7 +141,7 @@ impl Session {
     async fn inquire(&mut self, mut question: Question, loan: &mut Loan, server: &mut Server) -> Result<(), End> {
         if question.all {
             // custom ones are in no view, and what was set earlier may be in no text that is looked at now
-            let custom = self.wants.iter().map(|(name, _)| name).filter(|name| name.contains(&b'.'));
+            let custom = self.wants.iter().map(|(name, _)| name).filter(|name| is_custom(name));
             let unasked: Vec<_> = custom.filter(|name| question.names.iter().all(|known| **known != **name)).collect();
             question.names.extend(unasked.into_iter().map(Box::from));
         }
@@ -265,6 +261,11 @@ impl Answer {
             _ => self.failed = true, // a row too large to be looked into, or none of ours
         }
     }
+}
+
+/// Whether it is the name of a custom setting, which is in none of PostgreSQL's views.
+fn is_custom(name: &[u8]) -> bool {
+    name.contains(&b'.')
 }
 
 /// The question in SQL: whatever the session's search path is, and whoever it is.
