@@ -91,7 +91,8 @@ settings_with_overlay! {
         /// Whether a server connection stays with its client, in the modes transaction and statement, while it holds
         /// state that cannot move to another: temporary tables, session advisory locks, `LISTEN`, cursors `WITH HOLD`,
         /// statements prepared in SQL, loaded libraries, and `currval` where it is used. With `"forbid"` statements that
-        /// would leave such state behind are refused with SQLSTATE 0A000.
+        /// would leave such state behind are refused with SQLSTATE 0A000; what shows only once it has run, such as
+        /// dynamic SQL in a function, still keeps its server.
         #[schemars(extend("x-reload" = "live"))]
         pins: Pins = Pins::Allow,
     }
