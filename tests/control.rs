@@ -181,7 +181,7 @@ fn cluster(nodes: Vec<WatchedNode>) -> WatchedCluster {
 }
 
 fn view(board: &Board) -> ClusterView {
-    board.read().clusters.get("main").unwrap().clone()
+    ClusterView::clone(board.read().clusters.get("main").unwrap())
 }
 
 /// Waits for `view` to fulfil `condition`; panics with the last view when it does not in time.

@@ -341,9 +341,10 @@ mod tests {
         node.received_lsn = Some(Lsn(0x300_0060));
         node.lag_bytes = Some(0);
         node.trouble = trouble.map(ToOwned::to_owned);
-        let view = ClusterView { epoch: Epoch(1), primary: primary.map(Into::into), nodes: vec![node] };
+        let view =
+            ClusterView { epoch: Epoch(1), primary: primary.map(Into::into), nodes: vec![node], ..Default::default() };
         let board = Arc::new(Board::new());
-        board.publish(Topology { clusters: BTreeMap::from([("main".into(), view)]) });
+        board.publish(Topology { clusters: BTreeMap::from([("main".into(), Arc::new(view))]) });
         let pool = PoolRow {
             node: "a".to_owned(),
             database: "app".to_owned(),

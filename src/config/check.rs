@@ -13,6 +13,7 @@ use super::duration::{ConfigDuration, Period};
 use super::listener::SocketMode;
 use super::problem::Problem;
 use super::schema::{self, Key, Leaf, Shape, Table};
+use super::size::ByteSize;
 use super::suggest::nearest;
 
 /// Everything in the file that the structs would not take.
@@ -134,6 +135,12 @@ impl<'d> Walk<'d, '_> {
                 }
             }
             DeValue::Boolean(_) if takes("boolean") => {}
+            DeValue::Array(items) if takes("array") => {
+                for item in items.iter().filter(|item| !matches!(item.get_ref(), DeValue::String(_))) {
+                    let message = format!("expected a list of strings, found {} in it", type_name(item.get_ref()));
+                    self.report(At::Value, message, "");
+                }
+            }
             other if secret => self.report(At::Key, format!("expected a string, found {}", type_name(other)), ""),
             other => {
                 let advice = advice_for_type(leaf, other);
@@ -158,6 +165,7 @@ impl<'d> Walk<'d, '_> {
         let wrong = match leaf.format.as_deref() {
             Some("duration") => wrong::<ConfigDuration>(text),
             Some("period") => wrong::<Period>(text),
+            Some("size") => wrong::<ByteSize>(text),
             Some("address") => wrong::<Address>(text),
             Some("http address") => wrong::<HttpAddress>(text),
             Some("host") => wrong::<NodeHost>(text),
@@ -191,6 +199,7 @@ fn expected(leaf: &Leaf) -> String {
     let article = |format: &str| if format.starts_with('a') { "an" } else { "a" };
     let names = leaf.types.iter().map(|name| match (name.as_str(), leaf.format.as_deref()) {
         ("string", Some("duration" | "period")) => "a duration in quotes".to_owned(),
+        ("string", Some("size")) => "a size in quotes".to_owned(),
         ("string", Some(format)) if leaf.choices.is_empty() => format!("{} {format} in quotes", article(format)),
         ("string", _) if leaf.choices.len() == 1 => {
             leaf.choices.first().map(|(choice, _)| format!("\"{choice}\"")).unwrap_or_default()
@@ -209,6 +218,7 @@ fn advice_for_type(leaf: &Leaf, value: &DeValue<'_>) -> String {
         (DeValue::Integer(n), Some("duration" | "period")) => {
             format!("write \"{n}s\" for seconds (units: us, ms, s, min, h, d)")
         }
+        (DeValue::Integer(n), Some("size")) => format!("write \"{n}kB\" for kilobytes (units: B, kB, MB, GB, TB)"),
         (DeValue::Integer(n), Some("file mode")) => format!("write \"{n}\" with quotes, in octal"),
         (DeValue::String(text), _) if takes("integer") && text.parse::<i64>().is_ok() => {
             format!("write {text} without quotes")

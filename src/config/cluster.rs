@@ -7,7 +7,9 @@ use serde::Deserialize;
 
 use super::address::NodeHost;
 use super::duration::Period;
+use super::routing::{Balance, Consistency};
 use super::secret::Secret;
+use super::size::ByteSize;
 use super::tls::NodeTls;
 
 /// PostgreSQL instances that share one system identifier: a primary and its standbys. Which one is the primary is
@@ -15,6 +17,24 @@ use super::tls::NodeTls;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
+    /// Which replica a session reads from.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live"))]
+    pub balance: Balance,
+
+    /// What a session may be shown of the past. With `"session"` nothing older than it has written or seen, whichever node
+    /// it reads from; with `"own-writes"` nothing older than it has written, which lets sessions that read much go on reading
+    /// from standbys that lag, but one read may show less than the one before; with `"eventual"` anything within
+    /// `max_lag`; with `"strict"` every statement goes to the primary.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live"))]
+    pub consistency: Consistency,
+
+    /// A standby that is further behind than this gets no reads, until it has caught up to half of it. "0" = no bound.
+    #[serde(default = "default_max_lag")]
+    #[schemars(extend("x-reload" = "live"))]
+    pub max_lag: ByteSize,
+
     /// How howdah looks after the nodes: a connection of its own to each.
     pub monitor: Monitor,
 
@@ -69,6 +89,12 @@ pub struct Monitor {
     #[schemars(extend("x-reload" = "live", "x-unit" = "checks"), range(min = 1))]
     pub failure_threshold: u32,
 
+    /// How often the primary is asked for the position of its log and each standby for how much of it has been replayed. It
+    /// is also asked, at most every 2 ms, when a session waits for it (`routing.fresh_wait`).
+    #[serde(default = "default_lag_interval")]
+    #[schemars(extend("x-reload" = "live"))]
+    pub lag_interval: Period,
+
     /// What the three password keys led to.
     #[serde(skip)]
     pub resolved_password: Option<Secret>,
@@ -94,6 +120,11 @@ pub struct Node {
     #[schemars(extend("x-reload" = "live"), range(min = 1))]
     pub port: u16,
 
+    /// Its share of the reads, beside the weights of the others. 0 = none while another replica can have them.
+    #[serde(default = "default_weight")]
+    #[schemars(extend("x-reload" = "live"))]
+    pub weight: u32,
+
     /// TLS towards this node. Absent: mode prefer, as in libpq. Not with a socket directory, which has no TLS.
     #[serde(default)]
     #[schemars(extend("x-inline" = true, "x-example" = "{ mode = \"verify-full\", ca = \"root.crt\" }"))]
@@ -110,6 +141,18 @@ fn default_interval() -> Period {
 
 fn default_timeout() -> Period {
     Period::from_millis(1000)
+}
+
+fn default_max_lag() -> ByteSize {
+    ByteSize::from_mb(16)
+}
+
+fn default_lag_interval() -> Period {
+    Period::from_millis(100)
+}
+
+fn default_weight() -> u32 {
+    1
 }
 
 fn default_failure_threshold() -> u32 {

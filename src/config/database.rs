@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::pool::PoolOverlay;
+use super::routing::RoutingRole;
 use super::timeouts::TimeoutsOverlay;
 
 /// The name that stands for every database that has no table of its own.
@@ -23,6 +24,11 @@ pub struct Database {
     #[serde(default)]
     #[schemars(extend("x-reload" = "live", "x-example" = "app_production"))]
     pub dbname: Option<String>,
+
+    /// Where its statements go: `"auto"`, `"primary"` or `"replica"`. One that is not `"auto"` goes before the listener's.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live"))]
+    pub role: RoutingRole,
 
     /// Pool settings for this database, before those of `[pool]`.
     #[serde(default)]

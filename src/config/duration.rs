@@ -28,6 +28,12 @@ impl ConfigDuration {
         Self(Duration::from_secs(secs))
     }
 
+    /// A limit of whole milliseconds; 0 is [`ConfigDuration::OFF`].
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
     /// The limit; `None` when it is off.
     #[must_use]
     pub fn limit(self) -> Option<Duration> {

@@ -16,6 +16,7 @@ use super::database::Database;
 use super::listener::Listener;
 use super::network::Network;
 use super::pool::Pool;
+use super::routing::Routing;
 use super::timeouts::Timeouts;
 use super::user::User;
 
@@ -54,6 +55,10 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-example" = "app"))]
     pub users: BTreeMap<String, User>,
+
+    /// Which statements may go to replicas. Where a cluster has only one node nothing of it matters.
+    #[serde(default)]
+    pub routing: Routing,
 
     /// PostgreSQL instances that share one system identifier: a primary and its standbys. Which one is the primary is
     /// found out, not configured.

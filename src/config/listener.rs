@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::address::{Address, Host};
+use super::routing::RoutingRole;
 use super::text::text_value;
 use super::tls::ListenerTls;
 
@@ -24,6 +25,13 @@ pub struct Listener {
     /// address. PgBouncer: `listen_addr`, `listen_port`, `unix_socket_dir`.
     #[schemars(extend("x-reload" = "restart", "x-example" = "127.0.0.1:6432"))]
     pub address: Address,
+
+    /// Where the statements of its clients go: `"auto"`, each where it can run; `"primary"`, all to the primary; `"replica"`,
+    /// all to replicas, which refuse writes. Clients that ask (`target_session_attrs`) are told accordingly.
+    /// A reload changes it for clients that log in from then on.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live"))]
+    pub role: RoutingRole,
 
     /// Who may connect to a Unix socket, as an octal number in quotes. Only with `unix:`. PostgreSQL:
     /// `unix_socket_permissions`.
@@ -55,7 +63,14 @@ impl Listener {
     #[must_use]
     pub fn defaults() -> Vec<Self> {
         let address = Address::Tcp { host: Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), port: SOCKET_PORT };
-        vec![Self { address, socket_mode: SocketMode::default(), socket_group: None, tls: None, socket_gid: None }]
+        vec![Self {
+            address,
+            role: RoutingRole::Auto,
+            socket_mode: SocketMode::default(),
+            socket_group: None,
+            tls: None,
+            socket_gid: None,
+        }]
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::ConfigDuration;
 use super::overlay::settings_with_overlay;
+use super::size::ByteSize;
 
 /// When a server connection goes back to its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -95,6 +96,11 @@ settings_with_overlay! {
         /// dynamic SQL in a function, still keeps its server.
         #[schemars(extend("x-reload" = "live"))]
         pins: Pins = Pins::Allow,
+
+        /// How much of what a session has asked of a replica is kept until it is answered, so that it can be asked of another
+        /// node when the replica goes away or refuses. A larger request is not asked again. "0" = none is.
+        #[schemars(extend("x-reload" = "live"))]
+        replay_buffer: ByteSize = ByteSize::from_kb(64),
     }
     global {}
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::database::ANY_DATABASE;
 use super::file::Config;
 use super::pool::{Pins, PoolMode};
+use super::routing::{Consistency, RoutingRole};
 use super::timeouts::Timeouts;
 
 /// The settings of one user in one database: the user's go before the database's, those before the file's.
@@ -31,6 +32,14 @@ pub struct Profile {
     pub prepared_statements: u32,
     /// Whether a server may be kept for one client.
     pub pins: Pins,
+    /// Bytes of requests that are kept to be asked again of another node.
+    pub replay_max: usize,
+    /// Where statements go, if the database says so.
+    pub role: RoutingRole,
+    /// What a session may be shown of the past.
+    pub consistency: Consistency,
+    /// Whether there is anything to route: more than one node.
+    pub has_standbys: bool,
     /// How long things may take.
     pub timeouts: ProfileTimeouts,
     /// Server connections to this database over all users; `None` = no limit.
@@ -98,6 +107,7 @@ impl Config {
         // A maximum counts over the table it is written in, so a user's stands beside the database's, not before it.
         let limit = |max: u32| (max > 0).then_some(max);
         let reserve_timeout = pool.reserve_timeout.limit();
+        let cluster = self.clusters.get(&entry.cluster);
         Some(Profile {
             cluster: entry.cluster.as_str().into(),
             dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
@@ -109,6 +119,10 @@ impl Config {
             waiting_max: pool.max_waiting,
             prepared_statements: pool.prepared_statements,
             pins: pool.pins,
+            replay_max: usize::try_from(pool.replay_buffer.bytes()).unwrap_or(usize::MAX),
+            role: entry.role,
+            consistency: cluster.map(|cluster| cluster.consistency).unwrap_or_default(),
+            has_standbys: cluster.is_some_and(|cluster| cluster.nodes.len() > 1),
             timeouts: ProfileTimeouts::from(&timeouts),
             database_server_max: limit(database_server_max),
             user_server_max: user.and_then(|user| user.pool.max_server_connections).and_then(limit),

@@ -39,12 +39,13 @@ pub fn compare(running: &Config, configured: &Config) -> Vec<RestartNeeded> {
 }
 
 /// Puts what is bound back into a configuration that is about to take over: the keys [`compare`] names keep their running
-/// values, in the order of the running sockets. TLS of a listener that both have is the new one.
+/// values, in the order of the running sockets. TLS and role of a listener that both have are the new ones.
 pub fn keep_bound(running: &Config, configured: &mut Config) {
     let wanted = std::mem::replace(&mut configured.listeners, running.listeners.clone());
     for listener in &mut configured.listeners {
         if let Some(same) = wanted.iter().find(|wanted| wanted.address == listener.address) {
             listener.tls.clone_from(&same.tls);
+            listener.role = same.role;
         }
     }
     configured.limits.workers = running.limits.workers;

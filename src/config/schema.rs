@@ -15,6 +15,7 @@ use super::file::{Config, Http, Limits, Log};
 use super::listener::Listener;
 use super::network::Network;
 use super::pool::{Pool, PoolOverlay};
+use super::routing::Routing;
 use super::timeouts::{Timeouts, TimeoutsOverlay};
 use super::tls::{ListenerTls, NodeTls};
 use super::user::User;
@@ -72,7 +73,7 @@ pub(super) enum Shape {
 /// What a value must be.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leaf {
-    /// The types of TOML it may have: `string`, `integer`, `boolean`.
+    /// The types of TOML it may have: `string`, `integer`, `boolean`; `array` is a list of strings.
     pub(super) types: Vec<String>,
     /// Names the parser of a string, or the width of a number.
     pub(super) format: Option<String>,
@@ -109,6 +110,7 @@ fn declared(name: &str) -> &'static [&'static str] {
         "PoolOverlay" => fields_of::<PoolOverlay>(),
         "Timeouts" => fields_of::<Timeouts>(),
         "TimeoutsOverlay" => fields_of::<TimeoutsOverlay>(),
+        "Routing" => fields_of::<Routing>(),
         "Network" => fields_of::<Network>(),
         "Auth" => fields_of::<Auth>(),
         "User" => fields_of::<User>(),
@@ -194,7 +196,8 @@ fn table(node: &Map<String, Value>, defs: &Map<String, Value>) -> Table {
 
 fn key(name: &str, required: bool, node: &Map<String, Value>, defs: &Map<String, Value>) -> Key {
     let text = |key: &str| node.get(key).and_then(Value::as_str).map(str::to_owned);
-    let inner = |key: &str| node.get(key).filter(|v| v.is_object()).map(|v| table(&resolve(v, defs), defs));
+    let object = |key: &str| node.get(key).filter(|v| v.is_object()).map(|v| resolve(v, defs));
+    let inner = |key: &str| object(key).filter(|v| v.contains_key("properties")).map(|v| table(&v, defs));
     let shape = match (inner("additionalProperties"), inner("items"), node.contains_key("properties")) {
         (Some(entry), _, _) => Shape::Map(entry),
         (None, Some(item), _) => Shape::List(item),

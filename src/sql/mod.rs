@@ -4,9 +4,11 @@
 //! - [`lexer`]: its tokens
 //! - [`effects`]: what it may leave behind in its session
 //! - [`assignment`]: which settings it changes; [`deallocate`]: which prepared statement it takes away
+//! - [`knowledge`]: what has to be known of a database besides
 
 pub mod assignment;
 pub mod deallocate;
 pub mod effects;
+pub mod knowledge;
 pub mod lexer;
 pub mod opening;

@@ -1,14 +1,21 @@
 //! Where the two paths meet: the control path publishes a [`Topology`], the data path reads it.
 //!
-//! A snapshot is immutable and whole: who reads it never sees half a change. Not here: how a node is observed
-//! (`cluster/observe`), which node a statement goes to (`proxy/route`).
+//! - this file: what is known, as immutable snapshots: who reads one never sees half a change
+//! - [`board`]: where they are published, and what comes back from the data path
+//! - [`samples`]: positions of the primary's log, and what they bound
+//!
+//! Not here: how a node is observed (`cluster/observe`), which node a statement goes to (`proxy/route`).
+
+pub mod board;
+pub mod samples;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
+pub use self::board::{Board, ClusterBoard};
+pub use self::samples::{Era, Sample, Samples, Stamp};
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
 
 /// The name of a cluster, as in `[clusters.NAME]`.
@@ -48,6 +55,15 @@ pub struct NodeView {
     pub replayed_lsn: Option<Lsn>,
     /// Bytes of the primary's log that are not replayed here, at the last sample.
     pub lag_bytes: Option<u64>,
+    /// For how long a standby has not had all of the primary's log; `None` while that is not known.
+    pub lag_time: Option<Duration>,
+    /// How often the monitor's connection to it has changed. What was sampled over an earlier one says nothing: a standby
+    /// that restarts may be further back.
+    pub life: u64,
+    /// The number of the last question it has answered in this life; 0 when none.
+    pub sampled: u64,
+    /// Why reads do not go there, whoever asks; `None` when they may.
+    pub unfit: Option<Unfit>,
     /// Why it is not healthy, for people.
     pub trouble: Option<String>,
 }
@@ -65,13 +81,50 @@ impl NodeView {
             received_lsn: None,
             replayed_lsn: None,
             lag_bytes: None,
+            lag_time: None,
+            life: 0,
+            sampled: 0,
+            unfit: Some(Unfit::Unhealthy),
             trouble: Some("not asked yet".to_owned()),
         }
     }
 }
 
+/// Why a node is no replica: no reads go there that could go elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It does not answer, or is another cluster's.
+    Unhealthy,
+    /// It accepts writes.
+    Primary,
+    /// There is no primary whose log it could have.
+    NoPrimary,
+    /// It receives no log now.
+    NotStreaming,
+    /// It follows another timeline than the primary's.
+    OtherTimeline,
+    /// It is further behind than `max_lag`, or was and has not caught up.
+    Lagging,
+    /// It has come and gone too often lately.
+    Flapping,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unhealthy => "not healthy",
+            Self::Primary => "accepts writes",
+            Self::NoPrimary => "there is no primary to compare it with",
+            Self::NotStreaming => "not streaming",
+            Self::OtherTimeline => "on another timeline than the primary",
+            Self::Lagging => "further behind than max_lag",
+            Self::Flapping => "came and went too often, and has to stay for a while",
+        })
+    }
+}
+
 /// One cluster at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterView {
     /// The count of promotions.
     pub epoch: Epoch,
@@ -79,74 +132,21 @@ pub struct ClusterView {
     pub primary: Option<NodeName>,
     /// All nodes, in the order of the configuration.
     pub nodes: Vec<NodeView>,
+    /// The latest positions of the primary's log.
+    pub samples: Samples,
+}
+
+impl ClusterView {
+    /// A node by its name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&NodeView> {
+        self.nodes.iter().find(|node| *node.name == *name)
+    }
 }
 
 /// All clusters at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// By name.
-    pub clusters: BTreeMap<ClusterName, ClusterView>,
-}
-
-/// Holds the newest [`Topology`]. Readers never wait; a version number tells cheaply that nothing has changed.
-#[derive(Debug, Default)]
-pub struct Board {
-    newest: ArcSwap<Topology>,
-    version: AtomicU64,
-}
-
-impl Board {
-    /// An empty board: no cluster has been looked at.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The newest snapshot.
-    #[must_use]
-    pub fn read(&self) -> Arc<Topology> {
-        self.newest.load_full()
-    }
-
-    /// Grows with every [`Board::publish`] that changed something that routing depends on.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
-    }
-
-    /// Replaces the snapshot. The version moves only when the primary or the epoch of some cluster did, so that LSN
-    /// samples do not make every session look again.
-    pub fn publish(&self, topology: Topology) {
-        let routes = |t: &Topology| -> Vec<_> {
-            t.clusters.iter().map(|(name, c)| (name.clone(), c.epoch, c.primary.clone())).collect()
-        };
-        let changed = routes(&self.newest.load()) != routes(&topology);
-        self.newest.store(Arc::new(topology));
-        if changed {
-            self.version.fetch_add(1, Ordering::Release);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with_primary(primary: Option<&str>, lag: u64) -> Topology {
-        let mut node = NodeView::unknown("a".into());
-        node.lag_bytes = Some(lag);
-        let view = ClusterView { epoch: Epoch(1), primary: primary.map(Into::into), nodes: vec![node] };
-        Topology { clusters: BTreeMap::from([("main".into(), view)]) }
-    }
-
-    #[test]
-    fn the_version_moves_with_the_primary_and_not_with_the_lag() {
-        let board = Board::new();
-        board.publish(with_primary(Some("a"), 0));
-        let first = board.version();
-        board.publish(with_primary(Some("a"), 5));
-        assert_eq!(board.version(), first);
-        board.publish(with_primary(None, 5));
-        assert!(board.version() > first);
-    }
+    pub clusters: BTreeMap<ClusterName, Arc<ClusterView>>,
 }

@@ -8,7 +8,7 @@ use howdah::config::{ChannelBinding, Network};
 use howdah::net::dial::{Dialer, Target};
 use howdah::net::way::Way;
 use howdah::sql::effects::Effects;
-use howdah::topology::{Board, ClusterView, Epoch, Topology};
+use howdah::topology::{Board, ClusterView, Topology};
 
 use crate::support::{Howdah, Node, SOON, Tenant, config, eventually, free_port, shared};
 
@@ -40,8 +40,8 @@ impl Place {
     }
 
     fn appoint(&self, node: &Node) {
-        let view = ClusterView { epoch: Epoch::default(), primary: Some(node.name().into()), nodes: Vec::new() };
-        self.board.publish(Topology { clusters: [("main".into(), view)].into() });
+        let view = ClusterView { primary: Some(node.name().into()), ..ClusterView::default() };
+        self.board.publish(Topology { clusters: [("main".into(), Arc::new(view))].into() });
     }
 }
 

@@ -165,7 +165,8 @@ impl Watcher {
     }
 
     fn publish(&self) {
-        let clusters = self.clusters.iter().map(|(name, watched)| (name.clone(), watched.fold.view())).collect();
+        let clusters =
+            self.clusters.iter().map(|(name, watched)| (name.clone(), Arc::new(watched.fold.view()))).collect();
         self.board.publish(Topology { clusters });
     }
 

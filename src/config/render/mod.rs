@@ -16,7 +16,8 @@ fn literal(value: &Value) -> String {
     match value {
         // JSON and TOML quote alike.
         Value::String(_) | Value::Number(_) | Value::Bool(_) => value.to_string(),
-        Value::Null | Value::Array(_) | Value::Object(_) => String::new(),
+        Value::Array(items) => format!("[{}]", items.iter().map(literal).collect::<Vec<_>>().join(", ")),
+        Value::Null | Value::Object(_) => String::new(),
     }
 }
 
@@ -44,6 +45,7 @@ fn takes(key: &Key, leaf: &Leaf, code: fn(&str) -> String) -> String {
     };
     let words = leaf.types.iter().flat_map(|name| match (name.as_str(), leaf.format.as_deref()) {
         ("integer", _) => vec![number()],
+        ("array", _) => vec!["list of texts".to_owned()],
         ("boolean", _) => vec![code("true"), code("false")],
         _ if !leaf.choices.is_empty() => choices().collect(),
         (_, Some("duration")) => vec![format!("duration, {} = off", code("\"0\""))],
