@@ -53,6 +53,7 @@ impl<'a> Token<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Lexer<'a> {
     rest: &'a [u8],
+    whole: bool,
 }
 
 const fn starts_word(byte: u8) -> bool {
@@ -71,7 +72,30 @@ impl<'a> Lexer<'a> {
     /// Reads `text` from its beginning, up to a zero byte if there is one.
     #[must_use]
     pub const fn new(text: &'a [u8]) -> Self {
-        Self { rest: text }
+        Self { rest: text, whole: true }
+    }
+
+    /// Whether everything read so far ended: no quote or comment was still open where the text ends, no zero byte cut it.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Skips what no token begins with; what stands in the block comment that comes first there, if one does.
+    pub fn comment(&mut self) -> Option<&'a [u8]> {
+        loop {
+            match self.rest {
+                [byte, rest @ ..] if is_blank(*byte) => self.rest = rest,
+                [b'-', b'-', ..] => self.skip_line(),
+                [b'/', b'*', rest @ ..] => {
+                    self.rest = rest;
+                    self.skip_block_comment();
+                    let len = rest.len() - self.rest.len();
+                    return rest.get(..len.saturating_sub(2));
+                }
+                _ => return None,
+            }
+        }
     }
 
     /// What has not been read yet.
@@ -105,6 +129,7 @@ impl<'a> Lexer<'a> {
             }
         }
         self.rest = &[];
+        self.whole = false;
         text
     }
 
@@ -125,6 +150,7 @@ impl<'a> Lexer<'a> {
         let body = rest.get(tag_len + 1..)?;
         let Some(end) = memchr::memmem::find(body, tag) else {
             self.rest = &[];
+            self.whole = false;
             return Some(Token::Dollar(body));
         };
         self.rest = body.get(end + tag.len()..)?;
@@ -172,9 +198,38 @@ impl<'a> Lexer<'a> {
                     let next = memchr::memchr2(b'*', b'/', rest).unwrap_or(rest.len());
                     self.rest = rest.get(next..).unwrap_or_default();
                 }
-                [] => return,
+                [] => {
+                    self.whole = false;
+                    return;
+                }
             }
         }
+    }
+
+    fn skip_line(&mut self) {
+        let end = memchr::memchr2(b'\n', b'\r', self.rest).unwrap_or(self.rest.len());
+        self.rest = self.rest.get(end..).unwrap_or_default();
+    }
+
+    /// A number, with all that PostgreSQL of some version takes into it or complains of.
+    fn number(&mut self) -> Token<'a> {
+        let text = self.rest;
+        let mut len = 0;
+        for at in 0..text.len() {
+            let signed = || {
+                let exponent = text.get(at.wrapping_sub(1)).is_some_and(|before| matches!(before, b'e' | b'E'));
+                exponent && text.get(at + 1).is_some_and(u8::is_ascii_digit) && !matches!(text, [b'0', b'x' | b'X', ..])
+            };
+            match text.get(at) {
+                Some(byte) if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_') => {}
+                Some(b'+' | b'-') if signed() => {}
+                _ => break,
+            }
+            len = at + 1;
+        }
+        let (number, rest) = text.split_at_checked(len).unwrap_or((text, &[]));
+        self.rest = rest;
+        Token::Number(number)
     }
 }
 
@@ -187,14 +242,12 @@ impl<'a> Iterator for Lexer<'a> {
             match byte {
                 0 => {
                     self.rest = &[];
+                    self.whole = false;
                     return None;
                 }
                 _ if starts_word(byte) => return Some(self.word()),
                 _ if is_blank(byte) => self.rest = rest,
-                b'-' if rest.first() == Some(&b'-') => {
-                    let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
-                    self.rest = rest.get(end..).unwrap_or_default();
-                }
+                b'-' if rest.first() == Some(&b'-') => self.skip_line(),
                 b'/' if rest.first() == Some(&b'*') => {
                     self.rest = rest.get(1..).unwrap_or_default();
                     self.skip_block_comment();
@@ -216,10 +269,8 @@ impl<'a> Iterator for Lexer<'a> {
                     let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
                     return Some(number.map_or(Token::Symbol(b'$'), Token::Param));
                 }
-                b'0'..=b'9' => {
-                    let number = self.take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_'));
-                    return Some(Token::Number(number));
-                }
+                b'0'..=b'9' => return Some(self.number()),
+                b'.' if rest.first().is_some_and(u8::is_ascii_digit) => return Some(self.number()),
                 _ => {
                     self.rest = rest;
                     return Some(Token::Symbol(byte));

@@ -6,9 +6,18 @@
 //! - [`assignment`]: which settings it changes; [`deallocate`]: which prepared statement it takes away
 //! - [`knowledge`]: what has to be known of a database besides
 
+pub mod analysis;
 pub mod assignment;
+pub mod begin;
+pub mod built_ins;
+pub mod cache;
+pub mod class;
 pub mod deallocate;
 pub mod effects;
+pub mod fingerprint;
+pub mod keywords;
 pub mod knowledge;
 pub mod lexer;
 pub mod opening;
+pub mod query;
+pub mod second_opinion;

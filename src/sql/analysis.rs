@@ -1,0 +1,513 @@
+//! All that a text says about where it may run; and, with what is known of a database, where it may.
+//!
+//! [`Analysis::of`] is the cold path: once per fingerprint, and everything in it is derived from the fingerprint, so that
+//! texts with one fingerprint cannot differ. Two keys must turn for a read: the words here and in [`super::query`], and
+//! another grammar ([`super::second_opinion`]). [`Analysis::verdict`] is the hot path: a number compared, unless the
+//! catalogue was read anew in between.
+//!
+//! Whatever is not understood is [`Class::Unknown`]. Not here: sessions (a statement may read and yet belong to a block
+//! that writes), hints (they are only reported: [`Analysis::hint`]), and `standard_conforming_strings = off`, under which
+//! nothing here is true.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::begin::{Access, Isolation, Modes};
+use super::built_ins;
+use super::class::{Class, Hint, Reason, Verdict};
+use super::fingerprint::{self, moves_its_end};
+use super::knowledge::{Knowledge, Standing};
+use super::lexer::{Lexer, Token};
+use super::opening::Opening;
+use super::query::{self, Names};
+use super::second_opinion::Opinion;
+
+/// Longer texts are not looked into: the second grammar's trees could overflow a stack when they are dropped.
+pub const TEXT_MAX: usize = 16 * 1024;
+
+/// Bits of the memo that hold a verdict; the rest hold its generation.
+const VERDICT_BITS: u32 = 16;
+
+/// What a text says without a database.
+#[derive(Debug)]
+pub struct Analysis {
+    /// The leading comment, if it is a hint and hints were looked for.
+    pub hint: Option<Hint>,
+    /// What the text opens with.
+    pub opening: Opening,
+    /// What the text says about the block it begins, if beginning one is all it does.
+    pub access: Option<Access>,
+    /// Likewise.
+    pub isolation: Option<Isolation>,
+    said: Said,
+    /// The last generation that was asked about, and the verdict; 0 when none was.
+    memo: AtomicU64,
+}
+
+/// What the text alone comes to.
+#[derive(Debug)]
+enum Said {
+    /// This, whatever the database.
+    Settled(Verdict),
+    /// It reads, if these names do.
+    Reads(Names),
+}
+
+impl Analysis {
+    /// Analyses `sql`, any number of statements. Never panics; allocates.
+    #[must_use]
+    pub fn of(sql: &[u8], hints: bool) -> Self {
+        if sql.len() > TEXT_MAX {
+            return Self::too_long();
+        }
+        let mut text = Vec::with_capacity(sql.len());
+        fingerprint::write(sql, hints, &mut text);
+        Self::of_fingerprint(&text)
+    }
+
+    /// Analyses what [`fingerprint::write`] has written.
+    #[must_use]
+    pub fn of_fingerprint(text: &[u8]) -> Self {
+        let statements = Statements::of(text);
+        let (modes, said) = match statements.as_ref().map(|statements| statements.list.as_slice()) {
+            Err(reason) => (Modes::default(), Err(Verdict::unknown(*reason))),
+            Ok([]) => (Modes::default(), Err(Verdict::new(Class::Read, Reason::Empty))),
+            Ok([one]) => (one.modes(), one.said()),
+            Ok(several) => (Modes::default(), all_read(several)),
+        };
+        Self {
+            hint: Hint::of(text),
+            opening: Opening::of(text),
+            access: modes.access,
+            isolation: modes.isolation,
+            said: said.map_or_else(Said::Settled, Said::Reads),
+            memo: AtomicU64::new(0),
+        }
+    }
+
+    /// What there is to say of any text longer than [`TEXT_MAX`]. Its opening is not known here.
+    #[must_use]
+    pub fn too_long() -> Self {
+        Self {
+            hint: None,
+            opening: Opening::Other,
+            access: None,
+            isolation: None,
+            said: Said::Settled(Verdict::unknown(Reason::TooLong)),
+            memo: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the verdict does not depend on a database.
+    #[must_use]
+    pub const fn settled(&self) -> Option<Verdict> {
+        match self.said {
+            Said::Settled(verdict) => Some(verdict),
+            Said::Reads(_) => None,
+        }
+    }
+
+    /// Where it may run, by what is known of its database. Allocates nothing.
+    pub fn verdict(&self, knowledge: &impl Knowledge) -> Verdict {
+        let names = match &self.said {
+            Said::Settled(verdict) => return *verdict,
+            Said::Reads(names) => names,
+        };
+        let generation = knowledge.generation();
+        if generation == 0 {
+            return Verdict::unknown(Reason::CatalogueUnread);
+        }
+        let memo = self.memo.load(Ordering::Relaxed);
+        if memo >> VERDICT_BITS == generation
+            && let Some(verdict) = u16::try_from(memo & 0xffff).ok().and_then(Verdict::unpack)
+        {
+            return verdict;
+        }
+        let verdict = by_names(names, knowledge);
+        // a generation that does not fit is asked for anew every time
+        if generation >> (u64::BITS - VERDICT_BITS) == 0 {
+            self.memo.store(generation << VERDICT_BITS | u64::from(verdict.pack()), Ordering::Relaxed);
+        }
+        verdict
+    }
+
+    /// The names of the functions that it calls, folded; of a candidate for a standby only.
+    pub fn calls(&self) -> impl Iterator<Item = &[u8]> {
+        self.names().into_iter().flat_map(|names| &names.calls).map(|name| &**name)
+    }
+
+    /// All other names in it; of a candidate for a standby only.
+    pub fn others(&self) -> impl Iterator<Item = &[u8]> {
+        self.names().into_iter().flat_map(|names| names.maybe.iter().chain(&names.others)).map(|name| &**name)
+    }
+
+    /// About how many bytes it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        const EACH: usize = size_of::<query::Name>() + 16; // and what the allocator adds
+        let names = self.calls().chain(self.others()).map(|name| name.len() + EACH).sum::<usize>();
+        size_of::<Self>() + names
+    }
+
+    const fn names(&self) -> Option<&Names> {
+        match &self.said {
+            Said::Settled(_) => None,
+            Said::Reads(names) => Some(names),
+        }
+    }
+}
+
+/// What the names of a text that otherwise reads come to.
+fn by_names(names: &Names, knowledge: &impl Knowledge) -> Verdict {
+    if knowledge.writes_everywhere() {
+        return Verdict::unknown(Reason::WritesEverywhere);
+    }
+    for name in names.calls.iter().filter(|name| !built_ins::is_harmless(name)) {
+        match knowledge.function(name) {
+            Standing::Reads if knowledge.writes(name) => return Verdict::write(Reason::WritingName),
+            Standing::Reads => {}
+            Standing::Writes => return Verdict::write(Reason::WritingFunction),
+            Standing::Unknown => return Verdict::unknown(Reason::UnknownFunction),
+        }
+    }
+    for name in &names.maybe {
+        if knowledge.function(name) == Standing::Writes && !built_ins::is_harmless(name) {
+            return Verdict::write(Reason::WritingFunction);
+        }
+    }
+    for name in names.maybe.iter().chain(&names.others) {
+        if knowledge.writes(name) {
+            return Verdict::write(Reason::WritingName);
+        }
+    }
+    Verdict::new(Class::Read, Reason::Reads)
+}
+
+/// The names of all, if all of them read.
+fn all_read(statements: &[Statement<'_>]) -> Result<Names, Verdict> {
+    let mut all = Names::default();
+    for statement in statements {
+        all.join(statement.said().map_err(|_| Verdict::unknown(Reason::SeveralStatements))?);
+    }
+    Ok(all)
+}
+
+/// The statements of a text.
+struct Statements<'a> {
+    list: Vec<Statement<'a>>,
+}
+
+/// One statement: its tokens, none of which is a semicolon, and where each begins in its text.
+struct Statement<'a> {
+    text: &'a str,
+    tokens: Vec<Token<'a>>,
+    starts: Vec<usize>,
+}
+
+impl<'a> Statements<'a> {
+    /// # Errors
+    /// Why the text is not taken for SQL that PostgreSQL would read in one way.
+    fn of(text: &'a [u8]) -> Result<Self, Reason> {
+        let sql = std::str::from_utf8(text).map_err(|_| Reason::NotText)?;
+        let mut lexer = Lexer::new(text);
+        let mut list = Vec::new();
+        let mut one = Statement { text: sql, tokens: Vec::new(), starts: Vec::new() };
+        loop {
+            let start = text.len() - lexer.rest().len();
+            let Some(token) = lexer.next() else { break };
+            match token {
+                Token::Symbol(b';') => {
+                    let text = sql.get(..start).unwrap_or_default();
+                    let next = Statement { text: sql, tokens: Vec::new(), starts: Vec::new() };
+                    list.push(Statement { text, ..std::mem::replace(&mut one, next) });
+                    continue;
+                }
+                Token::Disguised => return Err(Reason::Ambiguous),
+                Token::Number(number) if !matches!(number, b"0" | b"0.0") => return Err(Reason::Ambiguous),
+                Token::Text { .. } if moves_its_end(token) => return Err(Reason::Ambiguous),
+                _ => {}
+            }
+            one.tokens.push(token);
+            one.starts.push(start);
+        }
+        if !lexer.is_whole() {
+            return Err(Reason::NotText);
+        }
+        list.push(one);
+        list.retain(|statement| !statement.tokens.is_empty());
+        Ok(Self { list })
+    }
+}
+
+impl<'a> Statement<'a> {
+    fn token(&self, at: usize) -> Option<Token<'a>> {
+        self.tokens.get(at).copied()
+    }
+
+    fn is_word(&self, at: usize, word: &str) -> bool {
+        self.token(at).is_some_and(|token| token.is_word(word))
+    }
+
+    fn modes(&self) -> Modes {
+        if self.is_word(0, "begin") || self.is_word(0, "start") && self.is_word(1, "transaction") {
+            Modes::of(self.tokens.iter().copied())
+        } else {
+            Modes::default()
+        }
+    }
+
+    /// The names on which it depends whether it reads, or what it is whatever they mean.
+    fn said(&self) -> Result<Names, Verdict> {
+        let Some(Token::Word(first)) = self.tokens.iter().copied().find(|token| !matches!(token, Token::Symbol(b'(')))
+        else {
+            return Err(Verdict::unknown(Reason::UnknownStatement));
+        };
+        match first {
+            b"select" | b"with" | b"values" => self.query(0, self.tokens.len()),
+            _ if self.token(0) == Some(Token::Symbol(b'(')) => Err(Verdict::unknown(Reason::UnknownStatement)),
+            b"table" => self.table(),
+            b"explain" => self.explain(),
+            b"copy" => self.copy(),
+            _ => Err(self.verb(first)),
+        }
+    }
+
+    /// The query from one token up to another.
+    fn query(&self, from: usize, to: usize) -> Result<Names, Verdict> {
+        let tokens = self.tokens.get(from..to).unwrap_or_default();
+        let names = query::read(tokens).map_err(|reason| match reason {
+            Reason::NotUnderstood | Reason::Ambiguous => Verdict::unknown(reason),
+            _ => Verdict::write(reason),
+        })?;
+        let start = self.starts.get(from).copied().unwrap_or_default();
+        let end = self.starts.get(to).copied().unwrap_or(self.text.len());
+        match Opinion::of(self.text.get(start..end).unwrap_or_default()) {
+            Opinion::Reads => Ok(names),
+            Opinion::Locks => Err(Verdict::write(Reason::RowLock)),
+            Opinion::Into => Err(Verdict::write(Reason::SelectInto)),
+            Opinion::Writes => Err(Verdict::write(Reason::HiddenWrite)),
+            Opinion::Silent => Err(Verdict::unknown(Reason::NotUnderstood)),
+        }
+    }
+
+    /// `TABLE [ONLY] name [*]`, which the second grammar does not know.
+    fn table(&self) -> Result<Names, Verdict> {
+        let from = if self.is_word(1, "only") { 2 } else { 1 };
+        let end = self.after_name(from);
+        let rest = self.tokens.get(end..).unwrap_or_default();
+        if end > from && matches!(rest, [] | [Token::Symbol(b'*')]) {
+            return query::read(self.tokens.get(from..end).unwrap_or_default()).map_err(Verdict::write);
+        }
+        Err(Verdict::unknown(Reason::NotUnderstood))
+    }
+
+    /// The place behind a name, qualified or not, that begins at `at`; `at` itself when none does.
+    fn after_name(&self, at: usize) -> usize {
+        let is_name = |at| self.token(at).is_some_and(|token: Token<'_>| token.identifier().is_some());
+        if !is_name(at) {
+            return at;
+        }
+        let mut end = at + 1;
+        while self.token(end) == Some(Token::Symbol(b'.')) && is_name(end + 1) {
+            end += 2;
+        }
+        end
+    }
+
+    /// The place behind the parenthesis that ends the one at `at`.
+    fn after_parenthesis(&self, at: usize) -> usize {
+        let mut depth = 0_usize;
+        for (place, token) in self.tokens.iter().enumerate().skip(at) {
+            match token {
+                Token::Symbol(b'(') => depth += 1,
+                Token::Symbol(b')') if depth <= 1 => return place + 1,
+                Token::Symbol(b')') => depth -= 1,
+                _ => {}
+            }
+        }
+        self.tokens.len()
+    }
+
+    /// `EXPLAIN [ANALYZE] [VERBOSE] …`, `EXPLAIN (option, …) …`: without the word `ANALYZE` it runs nothing.
+    fn explain(&self) -> Result<Names, Verdict> {
+        if self.tokens.iter().any(|token| token.is_word("analyze") || token.is_word("analyse")) {
+            return Err(Verdict::write(Reason::ExplainAnalyze));
+        }
+        let begins_query = |at| {
+            let word = self.tokens.iter().skip(at).find(|token| **token != Token::Symbol(b'('));
+            word.is_some_and(|word| ["select", "with", "values"].iter().any(|query| word.is_word(query)))
+        };
+        let at = match self.token(1) {
+            Some(Token::Symbol(b'(')) if !begins_query(1) => self.after_parenthesis(1),
+            Some(token) if token.is_word("verbose") => 2,
+            _ => 1,
+        };
+        if begins_query(at) {
+            return self.query(at, self.tokens.len());
+        }
+        match self.token(at) {
+            Some(Token::Word(word)) => {
+                let verdict = self.verb(word);
+                let kept = matches!(verdict.class, Class::Write | Class::Unknown);
+                Err(if kept { verdict } else { Verdict::unknown(Reason::UnknownStatement) })
+            }
+            _ => Err(Verdict::unknown(Reason::UnknownStatement)),
+        }
+    }
+
+    /// `COPY (query) TO STDOUT …`, `COPY name [(column, …)] TO STDOUT …`; every other `COPY` writes.
+    fn copy(&self) -> Result<Names, Verdict> {
+        let writes = Err(Verdict::write(Reason::Copy));
+        let query = self.token(1) == Some(Token::Symbol(b'('));
+        let mut end = if query { self.after_parenthesis(1) } else { self.after_name(1) };
+        if end <= 1 {
+            return writes;
+        }
+        let source = 1..end;
+        if !query && self.token(end) == Some(Token::Symbol(b'(')) {
+            end = self.after_parenthesis(end);
+        }
+        if !self.is_word(end, "to") || !self.is_word(end + 1, "stdout") {
+            return writes;
+        }
+        if self.tokens.iter().skip(end).any(|token| token.is_word("program") || token.is_word("from")) {
+            return writes;
+        }
+        if query {
+            return self.query(source.start, source.end).map_err(|verdict| match verdict.class {
+                Class::Write => Verdict::write(verdict.reason),
+                _ => verdict,
+            });
+        }
+        query::read(self.tokens.get(source).unwrap_or_default()).map_err(Verdict::write)
+    }
+
+    /// What the first word says of a statement that is no query.
+    fn verb(&self, first: &[u8]) -> Verdict {
+        let session = |reason| Verdict::new(Class::SessionState, reason);
+        let next_is = |word| self.is_word(1, word);
+        let transaction = |at| self.is_word(at, "transaction") || self.is_word(at, "constraints");
+        match first {
+            b"begin" => self.modes().verdict(),
+            b"start" if next_is("transaction") => self.modes().verdict(),
+            b"commit" | b"rollback" if next_is("prepared") => Verdict::write(Reason::TwoPhase),
+            b"prepare" if next_is("transaction") => Verdict::write(Reason::TwoPhase),
+            b"rollback" if self.goes_back() => session(Reason::Savepoint),
+            b"commit" | b"end" | b"rollback" | b"abort" => Verdict::new(Class::End, Reason::End),
+            b"savepoint" | b"release" => session(Reason::Savepoint),
+            b"set" if transaction(1) || self.is_word(1, "local") && transaction(2) => session(Reason::SetTransaction),
+            b"set" | b"reset" => session(Reason::Set),
+            b"discard" => session(Reason::Discard),
+            b"prepare" | b"deallocate" => session(Reason::Prepare),
+            b"load" => session(Reason::Load),
+            b"execute" => Verdict::write(Reason::Execute),
+            b"declare" | b"fetch" | b"move" | b"close" => Verdict::write(Reason::Cursor),
+            b"listen" | b"unlisten" => Verdict::write(Reason::Listen),
+            b"notify" => Verdict::write(Reason::Notify),
+            b"lock" => Verdict::write(Reason::LockTable),
+            b"call" => Verdict::write(Reason::Call),
+            b"do" => Verdict::write(Reason::Do),
+            b"show" => Verdict::write(Reason::Show),
+            b"copy" => Verdict::write(Reason::Copy),
+            b"insert" | b"update" | b"delete" | b"merge" | b"truncate" => Verdict::write(Reason::ChangesData),
+            b"create" | b"alter" | b"drop" | b"grant" | b"revoke" | b"comment" | b"security" | b"import"
+            | b"reassign" => Verdict::write(Reason::Definition),
+            b"vacuum" | b"analyze" | b"analyse" | b"cluster" | b"reindex" | b"refresh" | b"checkpoint" | b"repack" => {
+                Verdict::write(Reason::Maintenance)
+            }
+            _ => Verdict::unknown(Reason::UnknownStatement),
+        }
+    }
+
+    /// `ROLLBACK [WORK | TRANSACTION] TO`.
+    fn goes_back(&self) -> bool {
+        let at = if self.is_word(1, "work") || self.is_word(1, "transaction") { 2 } else { 1 };
+        self.is_word(at, "to")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A catalogue that knows what its names say.
+    struct Known(u64);
+
+    impl Knowledge for Known {
+        fn generation(&self) -> u64 {
+            self.0
+        }
+        fn function(&self, name: &[u8]) -> Standing {
+            match name {
+                _ if name.starts_with(b"writes") => Standing::Writes,
+                _ if name.starts_with(b"unknown") => Standing::Unknown,
+                b"join" | b"g" | b"v" | b"bpchar" | b"over" | b"filter" | b"cte" => Standing::Unknown,
+                _ => Standing::Reads,
+            }
+        }
+        fn writes(&self, name: &[u8]) -> bool {
+            name.starts_with(b"bad")
+        }
+        fn writes_everywhere(&self) -> bool {
+            self.0 == 99
+        }
+    }
+
+    fn verdict(sql: &str) -> Verdict {
+        Analysis::of(sql.as_bytes(), true).verdict(&Known(1))
+    }
+
+    #[test]
+    fn names_decide_what_words_allow() {
+        for (sql, reason) in [
+            ("select f(1)", Reason::Reads),
+            ("select writes_a(1)", Reason::WritingFunction),
+            ("select s.Writes_A (1)", Reason::WritingFunction),
+            ("select unknown(1)", Reason::UnknownFunction),
+            ("select \"unknown\"(1)", Reason::UnknownFunction),
+            ("select * from f(1) as g(a, b)", Reason::Reads),
+            ("select * from (values (1)) v(a)", Reason::Reads),
+            ("select * from t g(a)", Reason::Reads),
+            ("select 'x'::bpchar(3), cast(a as bpchar(3)), a::numeric(10, 2)", Reason::Reads),
+            ("with cte(a) as (select 1), g(b) as materialized (select 2) select * from cte", Reason::Reads),
+            ("select * from a, unknown(1) as g(a)", Reason::UnknownFunction),
+            ("select distinct on (a) unknown(b) from t", Reason::UnknownFunction),
+            ("select a operator(pg_catalog.+) unknown(b) from t", Reason::UnknownFunction),
+            ("select * from a join (select 1) x on true", Reason::Reads),
+            ("select sum(a) over (partition by b), count(*) filter (where c) from t", Reason::Reads),
+            ("select writes_x(1) from t g(a)", Reason::WritingFunction),
+            ("select * from t writes_x(a)", Reason::WritingFunction),
+            ("select * from bad", Reason::WritingName),
+            ("select a.bad from a", Reason::WritingName),
+            ("select bad('x')", Reason::WritingName),
+            ("select 'x'::bad(3)", Reason::WritingName),
+            ("select random(), coalesce(a, b), left(c, 1) from t", Reason::Reads),
+            ("select nextval('s')", Reason::Sequence),
+            ("select ('s'::regclass).nextval", Reason::Sequence),
+            ("select nextval from t", Reason::Reads),
+            ("select treat(a as b)", Reason::Ambiguous),
+            ("copy (select f(1)) to stdout (format csv)", Reason::Reads),
+            ("copy t (a, b) to stdout", Reason::Reads),
+            ("copy bad to stdout", Reason::WritingName),
+            ("copy t to program 'x'", Reason::Copy),
+            ("explain (costs off) select writes_x(1)", Reason::WritingFunction),
+            ("explain (analyze off) select 1", Reason::ExplainAnalyze),
+            ("select 1; select 2;", Reason::Reads),
+            ("select 1; commit", Reason::SeveralStatements),
+            ("table only t *", Reason::Reads),
+            ("table bad", Reason::WritingName),
+        ] {
+            assert_eq!(verdict(sql).reason, reason, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_holds_for_one_generation_of_knowledge() {
+        let analysis = Analysis::of(b"select f(1)", false);
+        assert_eq!(analysis.verdict(&Known(0)), Verdict::unknown(Reason::CatalogueUnread));
+        assert_eq!(analysis.verdict(&Known(1)).class, Class::Read);
+        assert_eq!(analysis.verdict(&Known(99)).reason, Reason::WritesEverywhere);
+        assert_eq!(analysis.verdict(&Known(u64::MAX)).class, Class::Read);
+        assert_eq!(analysis.verdict(&Known(99)).reason, Reason::WritesEverywhere);
+        assert_eq!(analysis.verdict(&Known(0)), Verdict::unknown(Reason::CatalogueUnread));
+    }
+}

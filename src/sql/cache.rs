@@ -1,0 +1,221 @@
+//! What is known of statements, remembered by fingerprint: one per worker, so no lock.
+//!
+//! A table of buckets, bounded in entries and in bytes. A text is compared in full: its hash only finds the bucket, so that
+//! nobody gets another statement's answer by making hashes meet. Whoever makes a new entry pays for the few old ones it
+//! takes the place of; nothing ever walks the whole table. A hit allocates nothing.
+//!
+//! Not here: verdicts, which depend on a database ([`Analysis::verdict`] remembers the last).
+
+use std::cell::{Cell, RefCell};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use super::analysis::{Analysis, TEXT_MAX};
+use super::fingerprint;
+
+/// Entries that can have hashes which lead to one place.
+const WAYS: usize = 8;
+
+/// Buckets that are looked through for something to forget, at most, per new entry.
+const SWEEP_MAX: usize = 64;
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Statements, rounded up to a power of two.
+    pub entries: usize,
+    /// Their fingerprints and analyses.
+    pub bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { entries: 10_000, bytes: 8 << 20 }
+    }
+}
+
+/// Statements and what is known of them.
+#[derive(Debug)]
+pub struct ClassCache {
+    table: RefCell<Table>,
+    hasher: foldhash::fast::RandomState,
+    too_long: Arc<Analysis>,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Table {
+    /// 0 where there is no entry; otherwise the upper half of its hash, so that most misses touch nothing else.
+    tags: Vec<[u32; WAYS]>,
+    entries: Vec<[Option<Entry>; WAYS]>,
+    /// The fingerprint that is being looked up.
+    scratch: Vec<u8>,
+    len: usize,
+    bytes: usize,
+    bytes_max: usize,
+    /// The bucket where forgetting goes on.
+    hand: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    fingerprint: Box<[u8]>,
+    analysis: Arc<Analysis>,
+    /// Since somebody last looked for something to forget.
+    used: Cell<bool>,
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        self.fingerprint.len() + self.analysis.size()
+    }
+}
+
+impl Default for ClassCache {
+    fn default() -> Self {
+        Self::new(Bounds::default())
+    }
+}
+
+impl ClassCache {
+    /// An empty one.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        let buckets = bounds.entries.div_ceil(WAYS).next_power_of_two();
+        let table = Table {
+            tags: vec![[0; WAYS]; buckets],
+            entries: std::iter::repeat_with(Default::default).take(buckets).collect(),
+            scratch: Vec::with_capacity(TEXT_MAX),
+            len: 0,
+            bytes: 0,
+            bytes_max: bounds.bytes,
+            hand: 0,
+        };
+        Self {
+            table: RefCell::new(table),
+            hasher: foldhash::fast::RandomState::default(),
+            too_long: Arc::new(Analysis::too_long()),
+            hits: Cell::new(0),
+            misses: Cell::new(0),
+        }
+    }
+
+    /// What `sql` says, looked up or found out. Longer than [`TEXT_MAX`], it is not looked into, and has no opening.
+    #[must_use]
+    pub fn analyse(&self, sql: &[u8], hints: bool) -> Arc<Analysis> {
+        if sql.len() > TEXT_MAX {
+            return Arc::clone(&self.too_long);
+        }
+        let Ok(mut table) = self.table.try_borrow_mut() else { return Arc::new(Analysis::of(sql, hints)) };
+        let table = &mut *table;
+        table.scratch.clear();
+        fingerprint::write(sql, hints, &mut table.scratch);
+        let hash = self.hasher.hash_one(table.scratch.as_slice());
+        if let Some(entry) = table.find(hash) {
+            entry.used.set(true);
+            self.hits.set(self.hits.get().wrapping_add(1));
+            return Arc::clone(&entry.analysis);
+        }
+        self.misses.set(self.misses.get().wrapping_add(1));
+        let analysis = Arc::new(Analysis::of_fingerprint(&table.scratch));
+        table.insert(hash, Arc::clone(&analysis));
+        analysis
+    }
+
+    /// How many statements it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.borrow().len
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// About how many bytes it holds, beside the table itself.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.table.borrow().bytes
+    }
+
+    /// Lookups that found what they looked for, and those that did not.
+    #[must_use]
+    pub const fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits.get(), self.misses.get())
+    }
+}
+
+/// The part of a hash that is kept beside an entry.
+fn tag(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).unwrap_or_default() | 1
+}
+
+impl Table {
+    fn bucket(&self, hash: u64) -> usize {
+        usize::try_from(hash).unwrap_or_default() & (self.tags.len() - 1)
+    }
+
+    /// The entry of the fingerprint in `scratch`.
+    fn find(&self, hash: u64) -> Option<&Entry> {
+        let bucket = self.bucket(hash);
+        let (tag, tags) = (tag(hash), self.tags.get(bucket)?);
+        let entries = self.entries.get(bucket)?;
+        let found = tags.iter().zip(entries).filter(|(other, _)| **other == tag);
+        found.filter_map(|(_, entry)| entry.as_ref()).find(|entry| *entry.fingerprint == *self.scratch)
+    }
+
+    /// Remembers what is known of the fingerprint in `scratch`.
+    fn insert(&mut self, hash: u64, analysis: Arc<Analysis>) {
+        let bucket = self.bucket(hash);
+        let entry = Entry { fingerprint: self.scratch.as_slice().into(), analysis, used: Cell::new(true) };
+        let size = entry.size();
+        let mut swept = 0;
+        while self.bytes + size > self.bytes_max && swept < SWEEP_MAX.max(self.tags.len() * 2) {
+            self.hand = (self.hand + 1) & (self.tags.len() - 1);
+            self.forget_unused(self.hand, WAYS);
+            swept += 1;
+        }
+        if self.bytes + size > self.bytes_max {
+            return;
+        }
+        let way = self.free_way(bucket);
+        if let Some(tags) = self.tags.get_mut(bucket)
+            && let Some(tag_there) = tags.get_mut(way)
+            && let Some(entries) = self.entries.get_mut(bucket)
+            && let Some(there) = entries.get_mut(way)
+        {
+            *tag_there = tag(hash);
+            *there = Some(entry);
+            self.len += 1;
+            self.bytes += size;
+        }
+    }
+
+    /// A place in a bucket, made free if need be: of those nobody has asked for, the first.
+    fn free_way(&mut self, bucket: usize) -> usize {
+        let free = |tags: &[u32; WAYS]| tags.iter().position(|tag| *tag == 0);
+        for _ in 0..2 {
+            if let Some(way) = self.tags.get(bucket).and_then(free) {
+                return way;
+            }
+            self.forget_unused(bucket, 1);
+        }
+        self.tags.get(bucket).and_then(free).unwrap_or_default()
+    }
+
+    /// Forgets what nobody has asked for since the last time, at most so many entries of a bucket.
+    fn forget_unused(&mut self, bucket: usize, mut at_most: usize) {
+        let (Some(tags), Some(entries)) = (self.tags.get_mut(bucket), self.entries.get_mut(bucket)) else { return };
+        for (tag, place) in tags.iter_mut().zip(entries) {
+            if at_most > 0 && place.as_ref().is_some_and(|entry| !entry.used.replace(false)) {
+                at_most -= 1;
+                self.bytes -= place.take().map_or(0, |entry| entry.size());
+                self.len -= 1;
+                *tag = 0;
+            }
+        }
+    }
+}
