@@ -171,13 +171,14 @@ fn monitor(user: &str) -> Monitor {
         password: None,
         dbname: "postgres".to_owned(),
         interval: Duration::from_millis(100),
+        lag_interval: Duration::from_millis(100),
         timeout: Duration::from_secs(2),
         failure_threshold: 3,
     }
 }
 
 fn cluster(nodes: Vec<WatchedNode>) -> WatchedCluster {
-    WatchedCluster { name: "main".into(), nodes, monitor: Some(monitor("postgres")) }
+    WatchedCluster { name: "main".into(), nodes, monitor: Some(monitor("postgres")), max_lag: 0 }
 }
 
 fn view(board: &Board) -> ClusterView {

@@ -293,6 +293,11 @@ struct NodeRow {
     received_lsn: Option<String>,
     replayed_lsn: Option<String>,
     lag_bytes: Option<u64>,
+    lag_time_ms: Option<u64>,
+    /// Whether reads may go there.
+    replica: bool,
+    /// Why not.
+    unfit: Option<String>,
     trouble: Option<String>,
 }
 
@@ -320,6 +325,9 @@ impl NodeRow {
             received_lsn: view.received_lsn.map(|lsn| lsn.to_string()),
             replayed_lsn: view.replayed_lsn.map(|lsn| lsn.to_string()),
             lag_bytes: view.lag_bytes,
+            lag_time_ms: view.lag_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            replica: view.unfit.is_none(),
+            unfit: view.unfit.map(|unfit| unfit.to_string()),
             trouble: view.trouble.clone(),
         }
     }
@@ -331,7 +339,7 @@ mod tests {
 
     use super::*;
     use crate::pg::{Lsn, Timeline};
-    use crate::topology::Epoch;
+    use crate::topology::{Epoch, Unfit};
 
     fn sources(primary: Option<&str>, trouble: Option<&str>) -> Sources {
         let mut node = NodeView::unknown("a".into());
@@ -340,6 +348,7 @@ mod tests {
         node.timeline = Some(Timeline(1));
         node.received_lsn = Some(Lsn(0x300_0060));
         node.lag_bytes = Some(0);
+        node.unfit = Some(Unfit::Primary);
         node.trouble = trouble.map(ToOwned::to_owned);
         let view =
             ClusterView { epoch: Epoch(1), primary: primary.map(Into::into), nodes: vec![node], ..Default::default() };
@@ -388,7 +397,7 @@ mod tests {
         let expected = concat!(
             r#"{"ready":true,"missing":[],"clusters":[{"name":"main","epoch":1,"primary":"a","nodes":[{"name":"a","#,
             r#""role":"primary","healthy":true,"timeline":1,"received_lsn":"0/3000060","replayed_lsn":null,"lag_bytes":0,"#,
-            r#""trouble":null}]}],"pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"#,
+            r#""lag_time_ms":null,"replica":false,"unfit":"accepts writes","trouble":null}]}],"pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"#,
             r#""in_use":2,"waiting":0,"transactions":1234,"pinned":{"listen":1}}],"clients":16}"#
         );
         assert_eq!(serde_json::to_string(&status).unwrap(), expected);

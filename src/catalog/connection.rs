@@ -42,6 +42,8 @@ pub struct WatchedCluster {
     pub nodes: Vec<WatchedNode>,
     /// As whom and how often to ask; `None` only makes sense with one node, which is then the primary without asking.
     pub monitor: Option<Monitor>,
+    /// Bytes of log that a standby may be behind and still get reads; 0 = any number.
+    pub max_lag: u64,
 }
 
 /// Where one node listens.
@@ -108,6 +110,8 @@ pub struct Monitor {
     pub dbname: String,
     /// Between two questions to a node.
     pub interval: Duration,
+    /// Between two questions how far the log is; there is only one question, so the shorter of the two counts.
+    pub lag_interval: Duration,
     /// How long connecting with login, and each question, may take.
     pub timeout: Duration,
     /// So many timeouts in a row make a node unhealthy; 0 is taken as 1.
@@ -121,6 +125,7 @@ impl fmt::Debug for Monitor {
             .field("password", &self.password)
             .field("dbname", &self.dbname)
             .field("interval", &self.interval)
+            .field("lag_interval", &self.lag_interval)
             .field("timeout", &self.timeout)
             .field("failure_threshold", &self.failure_threshold)
             .finish()
@@ -415,6 +420,7 @@ mod tests {
             password: Some(Secret::new("hunter2".to_owned())),
             dbname: "postgres".to_owned(),
             interval: Duration::from_secs(1),
+            lag_interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             failure_threshold: 3,
         };

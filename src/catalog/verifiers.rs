@@ -277,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cluster_without_a_monitor_says_what_to_do() {
-        let cluster = WatchedCluster { name: "main".into(), nodes: Vec::new(), monitor: None };
+        let cluster = WatchedCluster { name: "main".into(), nodes: Vec::new(), monitor: None, max_lag: 0 };
         let verifiers = Verifiers::start(vec![cluster], Lookup::default(), Arc::new(Board::new()));
         let app: Arc<str> = "app".into();
         let error = verifiers.ask("main", &app).await.map_err(|error| error.to_string());

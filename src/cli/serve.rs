@@ -237,9 +237,11 @@ fn watched(running: &Running) -> Vec<WatchedCluster> {
                 password: entry.resolved_password.clone(),
                 dbname: entry.dbname.clone(),
                 interval: entry.interval.get(),
+                lag_interval: entry.lag_interval.get(),
                 timeout: entry.timeout.get(),
                 failure_threshold: entry.failure_threshold,
             }),
+            max_lag: cluster.max_lag.bytes(),
         }
     });
     clusters.collect()

@@ -18,6 +18,39 @@ impl Lsn {
     }
 }
 
+/// How a server's log is divided (`wal_segment_size`, `wal_block_size`): every page begins with a header, that of a segment's
+/// first page is longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLayout {
+    /// Bytes of a segment.
+    pub segment_size: u64,
+    /// Bytes of a page.
+    pub block_size: u64,
+}
+
+impl LogLayout {
+    /// `SizeOfXLogLongPHD` in `xlog_internal.h`.
+    const LONG_HEADER: u64 = 40;
+    /// `SizeOfXLogShortPHD`.
+    const SHORT_HEADER: u64 = 24;
+
+    /// Where the log ends that `pg_current_wal_insert_lsn()` speaks of. That is where the next record would begin: when the last
+    /// record fills its page, a header further on, and nobody gets there before there is a next record, which on an idle
+    /// server may take for ever.
+    #[must_use]
+    pub fn end_before(self, insert: Lsn) -> Lsn {
+        let (in_segment, in_page) = (insert.0.checked_rem(self.segment_size), insert.0.checked_rem(self.block_size));
+        let header = match (in_segment, in_page) {
+            (Some(Self::LONG_HEADER), _) => Self::LONG_HEADER,
+            // in a segment's first page this is the middle of the header, where nothing begins
+            (Some(Self::SHORT_HEADER), _) => 0,
+            (_, Some(Self::SHORT_HEADER)) => Self::SHORT_HEADER,
+            (_, _) => 0,
+        };
+        Lsn(insert.0.saturating_sub(header))
+    }
+}
+
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
@@ -71,6 +104,56 @@ mod tests {
         for value in [0, 1, 0x16_B374_D848, u64::MAX] {
             assert_eq!(Lsn(value).to_string().parse(), Ok(Lsn(value)));
         }
+    }
+
+    /// `XLogBytePosToRecPtr` and `XLogBytePosToEndRecPtr` of `xlog.c`: the same place in the log as the beginning of the next
+    /// record, and as the end of the last.
+    fn places(layout: LogLayout, usable: u64) -> (Lsn, Lsn) {
+        let place = |usable: u64, ends: bool| {
+            let pages = layout.segment_size / layout.block_size;
+            let (long, short) =
+                (layout.block_size - LogLayout::LONG_HEADER, layout.block_size - LogLayout::SHORT_HEADER);
+            let in_segment = long + (pages - 1) * short;
+            let (segment, rest) = (usable / in_segment, usable % in_segment);
+            let offset = match rest {
+                0 if ends => 0,
+                rest if rest < long || ends && rest == long => rest + LogLayout::LONG_HEADER,
+                rest => {
+                    let (page, left) = ((rest - long) / short, (rest - long) % short);
+                    let header = if ends && left == 0 { 0 } else { LogLayout::SHORT_HEADER };
+                    layout.block_size * (page + 1) + left + header
+                }
+            };
+            Lsn(segment * layout.segment_size + offset)
+        };
+        (place(usable, false), place(usable, true))
+    }
+
+    #[test]
+    fn the_end_before_the_insert_position_is_where_the_last_record_ends_at_every_offset() {
+        for (segment_size, block_size) in [(1 << 15, 1 << 13), (1 << 14, 1 << 12), (1 << 16, 1 << 16)] {
+            let layout = LogLayout { segment_size, block_size };
+            let mut before = Lsn(0);
+            // records are a multiple of 8 bytes long
+            for usable in (8..3 * segment_size).step_by(8) {
+                let (insert, end) = places(layout, usable);
+                assert_eq!(layout.end_before(insert), end, "{insert} {layout:?}");
+                assert!(end > before);
+                before = end;
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_before_the_positions_that_were_once_seen_to_stand_still() {
+        let layout = LogLayout { segment_size: 16 << 20, block_size: 8192 };
+        let end = |insert: &str| layout.end_before(insert.parse().unwrap()).to_string();
+        assert_eq!(end("0/401C018"), "0/401C000");
+        assert_eq!(end("0/6000028"), "0/6000000");
+        assert_eq!(end("0/6000018"), "0/6000018");
+        assert_eq!(end("0/401C028"), "0/401C028");
+        let unknown = LogLayout { segment_size: 0, block_size: 0 };
+        assert_eq!(unknown.end_before(Lsn(24)), Lsn(24));
     }
 
     #[test]

@@ -6,5 +6,5 @@
 mod lsn;
 mod sqlstate;
 
-pub use lsn::{Lsn, ParseLsnError, SystemIdentifier, Timeline};
+pub use lsn::{LogLayout, Lsn, ParseLsnError, SystemIdentifier, Timeline};
 pub use sqlstate::SqlState;

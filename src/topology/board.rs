@@ -58,7 +58,7 @@ impl Board {
     pub fn publish(&self, topology: Topology) {
         let changed = !topology.clusters.iter().map(routes).eq(self.newest.load().clusters.iter().map(routes));
         for (name, view) in &topology.clusters {
-            self.cluster(name).publish(Arc::clone(view));
+            self.cluster(name).publish(view);
         }
         self.newest.store(Arc::new(topology));
         if changed {
@@ -96,9 +96,11 @@ impl ClusterBoard {
         self.view.load()
     }
 
-    fn publish(&self, view: Arc<ClusterView>) {
-        self.view.store(view);
-        self.published.notify_waiters();
+    fn publish(&self, view: &Arc<ClusterView>) {
+        if !Arc::ptr_eq(&self.view.load(), view) {
+            self.view.store(Arc::clone(view));
+            self.published.notify_waiters();
+        }
     }
 
     /// The moment now: to be taken after a reply has been read. Every sample with a greater number is asked for later.
@@ -114,14 +116,22 @@ impl ClusterBoard {
     }
 
     /// The line of samples is broken: another era begins, and no sample of an earlier one counts any more. Numbers go on.
+    ///
+    /// To be called before the view is published that shows what broke it: nobody is sent to another primary, and so nobody
+    /// stamps what it has seen there, before the era is another.
     pub fn begin_era(&self) -> Era {
         let next = |packed| {
             let Stamp { era, asked } = Stamp::unpack(packed);
-            Some(Stamp { era: Era(era.0.wrapping_add(1)), asked }.pack())
+            Stamp { era: Era(era.0.wrapping_add(1)), asked }.pack()
         };
-        match self.now.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
-            Ok(before) | Err(before) => Era(Stamp::unpack(before).era.0.wrapping_add(1)),
+        let mut before = self.now.load(Ordering::SeqCst);
+        while let Err(now) = self.now.compare_exchange(before, next(before), Ordering::SeqCst, Ordering::SeqCst) {
+            before = now;
         }
+        // there is no sample of it yet
+        self.demand.notify_waiters();
+        // as it is packed, or after sixteen million eras stamps and samples would be told apart that are of one
+        Stamp::unpack(next(before)).era
     }
 
     /// Says that somebody waits for a sample of the primary beyond `number`, and for where the standbys are, until the
@@ -146,7 +156,7 @@ impl ClusterBoard {
         self.wanted.load(Ordering::Acquire)
     }
 
-    /// Ends when some session begins to wait for a fresher view. Create it before looking whether one does.
+    /// Ends when some session begins to wait for a fresher view, or an era begins. Create it before looking whether one does.
     pub fn demanded(&self) -> impl Future<Output = ()> {
         self.demand.notified()
     }

@@ -97,7 +97,9 @@ pub enum Unfit {
     Unhealthy,
     /// It accepts writes.
     Primary,
-    /// There is no primary whose log it could have.
+    /// It has not been asked since the monitor connected to it again: nobody knows how far it is.
+    Unsampled,
+    /// There is no primary whose log it could have, and there was none that it followed.
     NoPrimary,
     /// It receives no log now.
     NotStreaming,
@@ -114,6 +116,7 @@ impl fmt::Display for Unfit {
         f.write_str(match self {
             Self::Unhealthy => "not healthy",
             Self::Primary => "accepts writes",
+            Self::Unsampled => "not asked yet since the monitor connected to it again",
             Self::NoPrimary => "there is no primary to compare it with",
             Self::NotStreaming => "not streaming",
             Self::OtherTimeline => "on another timeline than the primary",

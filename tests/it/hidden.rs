@@ -55,10 +55,11 @@ fn watched(node: &Node) -> WatchedCluster {
         password: Some(howdah::config::Secret::new(node.password().to_owned())),
         dbname: "postgres".to_owned(),
         interval: Duration::from_secs(1),
+        lag_interval: Duration::from_secs(1),
         timeout: SOON,
         failure_threshold: 3,
     };
-    WatchedCluster { name: "main".into(), nodes: vec![watched], monitor: Some(monitor) }
+    WatchedCluster { name: "main".into(), nodes: vec![watched], monitor: Some(monitor), max_lag: 0 }
 }
 
 /// Waits until the view knows something.

@@ -1,20 +1,61 @@
-//! ◇ Folds observations into one cluster's view: who is primary, who is healthy, how far each standby lags.
+//! ◇ Folds observations into one cluster's view: who is primary, who is healthy, who may be read from, and how far the primary's
+//! log is.
 //!
-//! Pure: no I/O, no clock. Not here: asking (`probe`), publishing and logging (`watcher`).
+//! Pure: no I/O, no clock; what time it is comes in. Not here: asking (`probe`), publishing and logging (`watcher`).
 //!
 //! Invariants: at most one primary; the epoch grows exactly when the primary becomes another node; nobody is named primary
 //! before every node has answered or failed to once, so that an old primary cannot win by answering first.
+//!
+//! # Eras
+//!
+//! A session asks: which position of the log has everything that I had seen at my stamp (era, asked)? The answer has to be a
+//! sample of the same incarnation of the primary, asked for after the stamp, or, if that incarnation is over, any sample of the
+//! next. The *line* is what makes samples comparable: the primary's name, its timeline, and the life of the monitor's
+//! connection to it. When the line changes the watcher begins an era ([`Fold::begin_era`]) before it publishes the view in which
+//! the line is another. A sample enters only if it came over the line, from the primary, and its question was
+//! numbered in the present era. Why every bound is one:
+//!
+//! 1. *Same era, sample asked later.* Both are of one line, hence of one life of the connection, hence of one incarnation of
+//!    the server: when PostgreSQL crashes or stops every connection dies, and no new one is served before. So the
+//!    session's reply came from the incarnation that the sample came from, if it came from this node at all, and
+//!    was read before the question was sent; the insert position of one incarnation never goes back.
+//! 2. *The session was quicker than the monitor.* The primary restarts, a session reads a reply of the new incarnation and stamps it
+//!    with the old era, because the monitor has not noticed. Samples of the old era that are numbered higher than the stamp would
+//!    have been asked after that reply over a connection that was dead by then: there are none. Questions over the next
+//!    connection come behind its [`Observation::Connected`], in the order of one channel, and so behind the new era; one
+//!    that was numbered before the watcher began the era is of the old one, and is dropped.
+//! 3. *Another primary.* Sessions are sent there only by a view that was published after the era began, so their stamps are of
+//!    the new era or a later one. Samples of the new primary's that answer questions of the old era are dropped.
+//! 4. *An older era's stamp, any sample of this one.* The sample was asked after the era began, the stamp was taken before. If
+//!    it is the same node and incarnation (only the monitor's connection broke), this is case 1. If the incarnation is another, the sample
+//!    covers all that has survived; what has not, nobody will ever see again.
+//! 5. *A later era's stamp* is bounded by no sample of a view of an older one ([`Samples::bound`]).
+//!
+//! Not covered: a session that is sent to a node as to a standby in the moment between its promotion and the view
+//! that shows it, and reads there what somebody else has written already. That reply is stamped with the era of the old
+//! primary, until the next view makes it one of an older era.
 
-use super::observation::{Answer, Miss, Observation};
+use std::time::Duration;
+
+use super::history::History;
+use super::observation::{Answer, Miss, Observation, Receiver};
+use super::standing::Standing;
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
-use crate::topology::{ClusterView, Epoch, NodeName, NodeView, Role};
+use crate::topology::{ClusterView, Epoch, Era, NodeName, NodeView, Role, Sample, Samples, Stamp, Unfit};
+
+/// Said of a standby whose WAL receiver cannot be looked at.
+const HIDDEN: &str = "it cannot be seen whether it streams: GRANT pg_monitor to the monitor's user";
 
 /// What is known of one cluster.
 #[derive(Debug)]
 pub(super) struct Fold {
     failure_threshold: u32,
+    /// Bytes; 0 = no bound.
+    max_lag: u64,
+    /// When anything was observed last.
+    now: Duration,
     slots: Vec<Slot>,
-    /// The first one a node told: what makes nodes a cluster.
+    /// What makes nodes a cluster.
     system_identifier: Option<SystemIdentifier>,
     epoch: Epoch,
     primary: Option<NodeName>,
@@ -22,9 +63,17 @@ pub(super) struct Fold {
     last_primary: Option<NodeName>,
     /// The last primary's timeline: another node on an older one is yesterday's primary come back.
     newest_timeline: Option<Timeline>,
-    /// Where the last primary inserted last; lag is measured against it also while there is no primary.
+    /// Where the last primary's log ended last; lag is measured against it also while there is no primary.
     insert_lsn: Option<Lsn>,
+    history: History,
+    /// Of the present era.
+    samples: Samples,
+    /// What the present era began with.
+    era_line: Option<Line>,
 }
+
+/// What makes samples of the log comparable: the primary, its timeline, and the life of the connection to it.
+type Line = (NodeName, Option<Timeline>, u64);
 
 /// What is known of one node.
 #[derive(Debug)]
@@ -38,20 +87,49 @@ struct Slot {
     trouble: Option<String>,
     /// Why it is not the primary although it accepts writes.
     conflict: Option<String>,
+    /// How often the connection to it has changed.
+    life: u64,
+    connected: bool,
+    /// The number of the last answered question of this life; 0 when none.
+    sampled: u64,
+    /// Whether it has ever been.
+    was_healthy: bool,
+    standing: Standing,
 }
 
 impl Slot {
     fn new(name: NodeName) -> Self {
         let trouble = NodeView::unknown(name.clone()).trouble;
-        Self { name, asked: false, misses: 0, healthy: false, answer: None, trouble, conflict: None }
+        Self {
+            name,
+            asked: false,
+            misses: 0,
+            healthy: false,
+            answer: None,
+            trouble,
+            conflict: None,
+            life: 0,
+            connected: false,
+            sampled: 0,
+            was_healthy: false,
+            standing: Standing::default(),
+        }
     }
 
     fn timeline(&self) -> Option<Timeline> {
         self.answer.as_ref().and_then(|answer| answer.timeline)
     }
 
-    fn accepts_writes(&self) -> bool {
-        self.healthy && self.answer.as_ref().is_some_and(|answer| answer.role == Role::Primary)
+    fn system_identifier(&self) -> Option<SystemIdentifier> {
+        self.answer.as_ref().and_then(|answer| answer.system_identifier)
+    }
+
+    /// The next answer will be of another connection.
+    fn begin_life(&mut self, connected: bool) {
+        self.life = self.life.saturating_add(1);
+        self.connected = connected;
+        self.sampled = 0;
+        self.standing.forget_samples();
     }
 
     fn missed(&mut self, miss: Miss, failure_threshold: u32) {
@@ -80,6 +158,8 @@ impl Fold {
     pub(super) fn new(failure_threshold: u32) -> Self {
         Self {
             failure_threshold: failure_threshold.max(1),
+            max_lag: 0,
+            now: Duration::ZERO,
             slots: Vec::new(),
             system_identifier: None,
             epoch: Epoch(0),
@@ -87,11 +167,43 @@ impl Fold {
             last_primary: None,
             newest_timeline: None,
             insert_lsn: None,
+            history: History::default(),
+            samples: Samples::default(),
+            era_line: None,
         }
     }
 
     pub(super) fn set_failure_threshold(&mut self, failure_threshold: u32) {
         self.failure_threshold = failure_threshold.max(1);
+    }
+
+    /// A standby that is further behind is no replica; 0 = no bound. Holds from its next answer on.
+    pub(super) fn set_max_lag(&mut self, bytes: u64) {
+        self.max_lag = bytes;
+    }
+
+    /// Whether the line of samples is broken, so that an era has to begin before the next view is published.
+    #[must_use]
+    pub(super) fn needs_era(&self) -> bool {
+        self.line() != self.era_line
+    }
+
+    /// This era has begun; only what is asked for in it enters from now on.
+    pub(super) fn begin_era(&mut self, era: Era) {
+        self.samples = Samples::of(era);
+        self.era_line = self.line();
+        // a primary that has crashed may be further back
+        self.history.clear();
+    }
+
+    fn line(&self) -> Option<Line> {
+        let slot = self.primary_slot()?;
+        Some((slot.name.clone(), slot.timeline(), slot.life))
+    }
+
+    fn primary_slot(&self) -> Option<&Slot> {
+        let primary = self.primary.as_ref()?;
+        self.slots.iter().find(|slot| slot.name == *primary)
     }
 
     /// Sets which nodes there are, in this order. What is known of those that stay is kept.
@@ -111,7 +223,9 @@ impl Fold {
     /// A node moved to another place: what was known of it says nothing about who is there now.
     pub(super) fn forget(&mut self, node: &str) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) {
-            let left = std::mem::replace(slot, Slot::new(slot.name.clone()));
+            // its lives go on, so that nobody takes the next one for one that it knew
+            let life = slot.life.saturating_add(1);
+            let left = std::mem::replace(slot, Slot { life, ..Slot::new(slot.name.clone()) });
             self.forget_what_left_with(&[left]);
         }
         self.settle();
@@ -126,10 +240,12 @@ impl Fold {
                 timeline: None,
                 received_lsn: None,
                 replayed_lsn: None,
+                flushed_lsn: None,
+                receiver: Receiver::Absent,
                 server_version: None,
             };
-            let name = slot.name.clone();
-            *slot = Slot { asked: true, healthy: true, answer: Some(answer), trouble: None, ..Slot::new(name) };
+            let (name, life) = (slot.name.clone(), slot.life);
+            *slot = Slot { asked: true, healthy: true, answer: Some(answer), trouble: None, life, ..Slot::new(name) };
         }
         self.settle();
     }
@@ -137,34 +253,115 @@ impl Fold {
     /// Nobody will ask this node.
     pub(super) fn set_unwatched(&mut self, node: &str, why: &str) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) {
-            let name = slot.name.clone();
-            *slot = Slot { asked: true, trouble: Some(why.to_owned()), ..Slot::new(name) };
+            let (name, life) = (slot.name.clone(), slot.life);
+            *slot = Slot { asked: true, trouble: Some(why.to_owned()), life, ..Slot::new(name) };
         }
         self.settle();
     }
 
-    /// Takes in what asking `node` brought. A node that is not in the cluster is ignored.
-    pub(super) fn observe(&mut self, node: &str, observation: Observation) {
+    /// Takes in what happened to `node`, at a moment that is not before the last one. A node that is not in the cluster is
+    /// ignored.
+    pub(super) fn observe(&mut self, now: Duration, node: &str, observation: Observation) {
+        self.now = now;
         let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) else { return };
-        slot.asked = true;
         match observation {
-            Observation::Missed(miss) => slot.missed(miss, self.failure_threshold),
-            Observation::Answered(answer) => {
-                slot.misses = 0;
-                slot.healthy = true;
-                slot.trouble = None;
-                match (self.system_identifier, answer.system_identifier) {
-                    (Some(ours), Some(its)) if ours != its => {
-                        slot.healthy = false;
-                        slot.trouble =
-                            Some(format!("belongs to another cluster: its system identifier is {its}, not {ours}"));
-                    }
-                    (ours, its) => self.system_identifier = ours.or(its),
-                }
-                slot.answer = Some(answer);
+            Observation::Connected => slot.begin_life(true),
+            Observation::Disconnected if slot.connected => slot.begin_life(false),
+            Observation::Disconnected => {}
+            Observation::Missed(miss) => {
+                slot.asked = true;
+                slot.missed(miss, self.failure_threshold);
+            }
+            Observation::Answered(stamp, answer) => {
+                self.answered(node, stamp, answer);
+                return;
             }
         }
         self.settle();
+    }
+
+    fn answered(&mut self, node: &str, stamp: Stamp, answer: Answer) {
+        let now = self.now;
+        let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) else { return };
+        if !slot.healthy && slot.was_healthy {
+            slot.standing.came_back(now);
+        }
+        slot.asked = true;
+        slot.misses = 0;
+        (slot.healthy, slot.was_healthy) = (true, true);
+        slot.trouble = (answer.receiver == Receiver::Hidden).then(|| HIDDEN.to_owned());
+        slot.sampled = stamp.asked;
+        slot.answer = Some(answer);
+        self.settle();
+        if self.primary.as_deref() == Some(node) {
+            self.sample(stamp);
+        } else {
+            self.judge(node);
+        }
+    }
+
+    /// The primary has answered; what it said counts if it said so to a question of this era, over its line.
+    fn sample(&mut self, stamp: Stamp) {
+        let end = self.primary_slot().and_then(|slot| slot.answer.as_ref()).and_then(|answer| answer.received_lsn);
+        let Some(lsn) = end else { return };
+        self.history.add(lsn, self.now);
+        if stamp.era == self.samples.era() && !self.needs_era() {
+            self.samples.add(Sample { number: stamp.asked, lsn });
+        }
+    }
+
+    /// A standby has answered: how it stands to the primary.
+    fn judge(&mut self, node: &str) {
+        let followed = self.followed();
+        if self.slots.iter().any(|slot| *slot.name == *node && self.foreign(slot).is_some()) {
+            return;
+        }
+        let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) else { return };
+        let Some(answer) = slot.answer.as_ref().filter(|answer| answer.role == Role::Standby) else { return };
+        if let (Some((primary, timeline)), Some(_)) = (followed, &self.primary)
+            && answer.receiver == Receiver::Streaming
+            && answer.timeline == Some(timeline)
+        {
+            slot.standing.streams(&primary, timeline, self.now);
+        }
+        if let (Some(replayed), Some(end)) = (answer.replayed_lsn, self.insert_lsn) {
+            slot.standing.replayed(replayed, end, &self.history, self.max_lag, self.now);
+        }
+    }
+
+    /// The primary, or the last one, and its timeline: what standbys have to follow.
+    fn followed(&self) -> Option<(NodeName, Timeline)> {
+        Some((self.last_primary.clone()?, self.newest_timeline?))
+    }
+
+    /// Why no reads go there.
+    fn unfit(&self, slot: &Slot) -> Option<Unfit> {
+        if !self.is_well(slot) {
+            return Some(Unfit::Unhealthy);
+        }
+        let Some(answer) = slot.answer.as_ref().filter(|answer| answer.role == Role::Standby) else {
+            return Some(Unfit::Primary);
+        };
+        if slot.sampled == 0 {
+            return Some(Unfit::Unsampled);
+        }
+        let standing = &slot.standing;
+        let Some((primary, timeline)) = self.followed() else { return Some(Unfit::NoPrimary) };
+        if answer.timeline.is_some_and(|its| its != timeline) {
+            return Some(Unfit::OtherTimeline);
+        }
+        match &self.primary {
+            Some(_) if answer.timeline.is_some() && answer.receiver == Receiver::Streaming => {}
+            Some(_) if standing.has_just_followed(&primary, timeline, self.now) => {}
+            Some(_) => return Some(Unfit::NotStreaming),
+            // its receiver has gone with the primary; what it has is as good as before
+            None if standing.has_followed(&primary, timeline) => {}
+            None => return Some(Unfit::NoPrimary),
+        }
+        if standing.is_lagging() {
+            return Some(Unfit::Lagging);
+        }
+        standing.is_flapping(self.now).then_some(Unfit::Flapping)
     }
 
     /// The cluster as it is now.
@@ -173,31 +370,43 @@ impl Fold {
             epoch: self.epoch,
             primary: self.primary.clone(),
             nodes: self.slots.iter().map(|slot| self.node_view(slot)).collect(),
-            samples: Default::default(),
+            samples: self.samples.clone(),
         }
     }
 
     fn node_view(&self, slot: &Slot) -> NodeView {
         let mut view = NodeView::unknown(slot.name.clone());
-        view.healthy = slot.healthy;
-        view.trouble = slot.conflict.clone().or_else(|| slot.trouble.clone());
-        if let Some(answer) = &slot.answer {
-            view.role = Some(answer.role);
-            view.timeline = answer.timeline;
-            view.system_identifier = answer.system_identifier;
+        let foreign = self.foreign(slot);
+        view.healthy = self.is_well(slot);
+        let known = slot.conflict.as_ref().or(slot.trouble.as_ref());
+        (view.life, view.sampled) = (slot.life, slot.sampled);
+        view.unfit = self.unfit(slot);
+        view.trouble = known.cloned();
+        if let Some(its) = foreign.filter(|_| slot.healthy) {
+            let ours = self.system_identifier.unwrap_or(its);
+            view.trouble =
+                Some(format!("belongs to another cluster: its system identifier is {its}, not {ours}"));
+        }
+        let Some(answer) = &slot.answer else { return view };
+        view.role = Some(answer.role);
+        view.timeline = answer.timeline;
+        view.system_identifier = answer.system_identifier;
+        // of an earlier life they say nothing
+        if slot.sampled > 0 {
             view.received_lsn = answer.received_lsn;
             view.replayed_lsn = answer.replayed_lsn;
         }
-        let foreign =
-            matches!((self.system_identifier, view.system_identifier), (Some(ours), Some(its)) if ours != its);
-        view.lag_bytes = match view.role {
-            Some(Role::Primary) if self.primary.as_ref() == Some(&slot.name) => Some(0),
-            Some(Role::Standby) if !foreign => match (self.insert_lsn, view.replayed_lsn) {
-                (Some(insert), Some(replayed)) => Some(insert.bytes_since(replayed)),
-                (None, _) | (_, None) => None,
-            },
-            Some(Role::Primary | Role::Standby) | None => None,
-        };
+        match answer.role {
+            Role::Primary if self.primary.as_ref() == Some(&slot.name) => view.lag_bytes = Some(0),
+            Role::Standby if foreign.is_none() => {
+                view.lag_bytes = match (self.insert_lsn, view.replayed_lsn) {
+                    (Some(insert), Some(replayed)) => Some(insert.bytes_since(replayed)),
+                    (None, _) | (_, None) => None,
+                };
+                view.lag_time = slot.standing.lag_time();
+            }
+            Role::Primary | Role::Standby => {}
+        }
         view
     }
 
@@ -206,17 +415,49 @@ impl Fold {
         if left.iter().any(|slot| self.last_primary.as_ref() == Some(&slot.name)) {
             self.newest_timeline = None;
         }
-        let told = |slot: &Slot| slot.answer.as_ref().and_then(|answer| answer.system_identifier);
-        if self.system_identifier.is_some() && !self.slots.iter().any(|slot| told(slot) == self.system_identifier) {
+        let known = self.system_identifier;
+        if known.is_some() && !self.slots.iter().any(|slot| slot.system_identifier() == known) {
             self.system_identifier = None;
         }
+    }
+
+    /// Which cluster this is. Until there has been a primary it is the one that most nodes belong to, of equals the one that is
+    /// configured first: who answers first must not decide. From then on it stays, while a node belongs to it.
+    fn identify(&mut self) {
+        if self.system_identifier.is_some() && self.last_primary.is_some() {
+            return;
+        }
+        let told = || self.slots.iter().filter_map(Slot::system_identifier);
+        let mut best = (0, None);
+        for candidate in told() {
+            let votes = told().filter(|other| *other == candidate).count();
+            if votes > best.0 {
+                best = (votes, Some(candidate));
+            }
+        }
+        self.system_identifier = best.1;
+    }
+
+    /// What it calls its cluster, if that is not ours.
+    fn foreign(&self, slot: &Slot) -> Option<SystemIdentifier> {
+        slot.system_identifier().filter(|its| self.system_identifier.is_some_and(|ours| ours != *its))
+    }
+
+    /// Answers, and is of this cluster.
+    fn is_well(&self, slot: &Slot) -> bool {
+        slot.healthy && self.foreign(slot).is_none()
+    }
+
+    fn accepts_writes(&self, slot: &Slot) -> bool {
+        self.is_well(slot) && slot.answer.as_ref().is_some_and(|answer| answer.role == Role::Primary)
     }
 
     /// Decides anew who is primary, after anything changed.
     fn settle(&mut self) {
         let in_use = self.primary.take();
+        self.identify();
         let candidates: Vec<&Slot> =
-            self.slots.iter().filter(|slot| slot.accepts_writes() && !self.is_outdated(slot)).collect();
+            self.slots.iter().filter(|slot| self.accepts_writes(slot) && !self.is_outdated(slot)).collect();
         let newest = candidates.iter().map(|slot| slot.timeline()).max().flatten();
         let finalists: Vec<&NodeName> =
             candidates.iter().filter(|slot| slot.timeline() == newest).map(|slot| &slot.name).collect();
@@ -251,14 +492,15 @@ impl Fold {
 
     fn note_conflicts(&mut self, newest: Option<Timeline>) {
         let newest = newest.max(self.newest_timeline);
-        let writable = self.slots.iter().filter(|slot| slot.accepts_writes()).count();
+        let writable: Vec<NodeName> =
+            self.slots.iter().filter(|slot| self.accepts_writes(slot)).map(|slot| slot.name.clone()).collect();
         for slot in &mut self.slots {
-            let loses = slot.accepts_writes() && self.primary.as_ref() != Some(&slot.name);
+            let loses = writable.contains(&slot.name) && self.primary.as_ref() != Some(&slot.name);
             slot.conflict = match (loses, slot.timeline(), newest) {
                 (true, Some(its), Some(newest)) if its < newest => {
                     Some(format!("accepts writes on timeline {its}, but the cluster is on timeline {newest}"))
                 }
-                (true, _, _) if writable > 1 => match &self.primary {
+                (true, _, _) if writable.len() > 1 => match &self.primary {
                     Some(primary) => Some(format!("accepts writes, but the primary is \"{primary}\"")),
                     None => Some("accepts writes, and so does another node on the same timeline".to_owned()),
                 },
@@ -271,262 +513,4 @@ impl Fold {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
-mod tests {
-    use super::*;
-
-    const THRESHOLD: u32 = 3;
-
-    fn cluster(names: &[&str]) -> Fold {
-        let mut fold = Fold::new(THRESHOLD);
-        fold.arrange(&names.iter().map(|name| NodeName::from(*name)).collect::<Vec<_>>());
-        fold
-    }
-
-    fn primary_on(timeline: u32, lsn: u64) -> Observation {
-        Observation::Answered(Answer {
-            role: Role::Primary,
-            system_identifier: Some(SystemIdentifier(7)),
-            timeline: Some(Timeline(timeline)),
-            received_lsn: Some(Lsn(lsn)),
-            replayed_lsn: None,
-            server_version: Some(150_004),
-        })
-    }
-
-    fn standby_at(lsn: u64) -> Observation {
-        Observation::Answered(Answer {
-            role: Role::Standby,
-            system_identifier: Some(SystemIdentifier(7)),
-            timeline: Some(Timeline(1)),
-            received_lsn: Some(Lsn(lsn)),
-            replayed_lsn: Some(Lsn(lsn)),
-            server_version: Some(150_004),
-        })
-    }
-
-    fn from_another_cluster(observation: Observation) -> Observation {
-        match observation {
-            Observation::Answered(answer) => {
-                Observation::Answered(Answer { system_identifier: Some(SystemIdentifier(8)), ..answer })
-            }
-            missed @ Observation::Missed(_) => missed,
-        }
-    }
-
-    fn refused() -> Observation {
-        Observation::Missed(Miss::Gone("connection refused".to_owned()))
-    }
-
-    fn silent() -> Observation {
-        Observation::Missed(Miss::Silent("no answer within 1s".to_owned()))
-    }
-
-    fn primary(fold: &Fold) -> Option<String> {
-        fold.view().primary.map(|name| name.to_string())
-    }
-
-    fn node(fold: &Fold, name: &str) -> NodeView {
-        fold.view().nodes.into_iter().find(|node| *node.name == *name).unwrap()
-    }
-
-    #[test]
-    fn the_node_that_is_not_in_recovery_is_the_primary() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("a", standby_at(10));
-        fold.observe("b", primary_on(1, 10));
-        assert_eq!(primary(&fold).as_deref(), Some("b"));
-        assert_eq!(fold.view().epoch, Epoch(1));
-        assert!(node(&fold, "a").trouble.is_none() && node(&fold, "b").trouble.is_none());
-    }
-
-    #[test]
-    fn nobody_is_primary_before_every_node_has_been_asked() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("a", primary_on(1, 10));
-        assert_eq!(primary(&fold), None);
-        assert!(node(&fold, "a").healthy && node(&fold, "a").trouble.is_none());
-        fold.observe("b", primary_on(2, 10));
-        assert_eq!(primary(&fold).as_deref(), Some("b"));
-        assert_eq!(fold.view().epoch, Epoch(1));
-    }
-
-    #[test]
-    fn a_node_that_fails_to_answer_at_the_start_does_not_hold_up_the_others() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("a", primary_on(1, 10));
-        fold.observe("b", silent());
-        assert_eq!(primary(&fold).as_deref(), Some("a"));
-        assert!(!node(&fold, "b").healthy);
-    }
-
-    #[test]
-    fn lag_is_the_distance_from_the_primarys_insert_position_to_the_replayed_one_and_never_negative() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("b", standby_at(60));
-        assert_eq!(node(&fold, "b").lag_bytes, None);
-        fold.observe("a", primary_on(1, 100));
-        assert_eq!(node(&fold, "b").lag_bytes, Some(40));
-        assert_eq!(node(&fold, "a").lag_bytes, Some(0));
-        fold.observe("b", standby_at(130));
-        assert_eq!(node(&fold, "b").lag_bytes, Some(0));
-    }
-
-    #[test]
-    fn lag_is_measured_against_the_lost_primarys_last_position() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("b", standby_at(60));
-        fold.observe("a", primary_on(1, 100));
-        fold.observe("a", refused());
-        fold.observe("b", standby_at(70));
-        assert_eq!(node(&fold, "b").lag_bytes, Some(30));
-    }
-
-    #[test]
-    fn timeouts_leave_the_primary_in_place_until_the_threshold() {
-        let mut fold = cluster(&["a"]);
-        fold.observe("a", primary_on(1, 10));
-        for _ in 1..THRESHOLD {
-            fold.observe("a", silent());
-            assert_eq!(primary(&fold).as_deref(), Some("a"));
-        }
-        fold.observe("a", silent());
-        assert_eq!(primary(&fold), None);
-        assert_eq!(node(&fold, "a").trouble.as_deref(), Some("no answer within 1s"));
-    }
-
-    #[test]
-    fn an_answer_starts_the_count_of_timeouts_anew() {
-        let mut fold = cluster(&["a"]);
-        for _ in 0..4 {
-            fold.observe("a", primary_on(1, 10));
-            fold.observe("a", silent());
-            fold.observe("a", silent());
-        }
-        assert_eq!(primary(&fold).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn a_refused_connection_takes_the_primary_away_at_once_and_its_return_keeps_the_epoch() {
-        let mut fold = cluster(&["a"]);
-        fold.observe("a", primary_on(1, 10));
-        fold.observe("a", refused());
-        assert_eq!(primary(&fold), None);
-        assert_eq!(node(&fold, "a").trouble.as_deref(), Some("connection refused"));
-        fold.observe("a", primary_on(1, 20));
-        assert_eq!(primary(&fold).as_deref(), Some("a"));
-        assert_eq!(fold.view().epoch, Epoch(1));
-    }
-
-    #[test]
-    fn a_primary_whose_connections_are_all_taken_stays_the_primary() {
-        let mut fold = cluster(&["a"]);
-        fold.observe("a", primary_on(1, 10));
-        for _ in 0..10 {
-            fold.observe("a", Observation::Missed(Miss::Saturated("sorry, too many clients already".to_owned())));
-        }
-        assert_eq!(primary(&fold).as_deref(), Some("a"));
-        assert_eq!(node(&fold, "a").trouble.as_deref(), Some("sorry, too many clients already"));
-    }
-
-    #[test]
-    fn of_two_primaries_the_higher_timeline_wins_and_the_epoch_counts_up() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("b", standby_at(10));
-        fold.observe("a", primary_on(1, 10));
-        fold.observe("b", primary_on(2, 10));
-        assert_eq!(primary(&fold).as_deref(), Some("b"));
-        assert_eq!(fold.view().epoch, Epoch(2));
-        let trouble = node(&fold, "a").trouble.unwrap();
-        assert_eq!(trouble, "accepts writes on timeline 1, but the cluster is on timeline 2");
-    }
-
-    #[test]
-    fn on_the_same_timeline_the_primary_in_use_stays_in_use() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("a", standby_at(10));
-        fold.observe("b", primary_on(1, 10));
-        fold.observe("a", primary_on(1, 99));
-        assert_eq!(primary(&fold).as_deref(), Some("b"));
-        assert_eq!(fold.view().epoch, Epoch(1));
-        assert_eq!(node(&fold, "a").trouble.as_deref(), Some("accepts writes, but the primary is \"b\""));
-        fold.observe("a", standby_at(99));
-        assert_eq!(node(&fold, "a").trouble, None);
-    }
-
-    #[test]
-    fn of_two_primaries_on_one_timeline_that_were_never_in_use_none_is_chosen() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("a", primary_on(1, 10));
-        fold.observe("b", primary_on(1, 10));
-        assert_eq!(primary(&fold), None);
-        assert!(node(&fold, "a").trouble.is_some() && node(&fold, "b").trouble.is_some());
-        fold.observe("b", refused());
-        assert_eq!(primary(&fold).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn an_old_primary_that_comes_back_while_the_new_one_is_away_is_not_the_primary() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("b", standby_at(10));
-        fold.observe("a", primary_on(1, 10));
-        fold.observe("a", refused());
-        fold.observe("b", primary_on(2, 10));
-        fold.observe("b", refused());
-        fold.observe("a", primary_on(1, 10));
-        assert_eq!(primary(&fold), None);
-        assert!(node(&fold, "a").trouble.unwrap().contains("timeline 2"));
-        fold.observe("b", primary_on(2, 10));
-        assert_eq!(primary(&fold).as_deref(), Some("b"));
-        assert_eq!(fold.view().epoch, Epoch(2));
-    }
-
-    #[test]
-    fn a_primary_that_was_demoted_is_no_longer_the_primary() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("b", standby_at(10));
-        fold.observe("a", primary_on(1, 10));
-        fold.observe("a", standby_at(10));
-        assert_eq!(primary(&fold), None);
-    }
-
-    #[test]
-    fn a_node_with_another_system_identifier_is_refused() {
-        let mut fold = cluster(&["a", "b"]);
-        fold.observe("a", standby_at(10));
-        fold.observe("b", from_another_cluster(primary_on(1, 10)));
-        assert_eq!(primary(&fold), None);
-        let b = node(&fold, "b");
-        assert!(!b.healthy);
-        assert_eq!(b.trouble.as_deref(), Some("belongs to another cluster: its system identifier is 8, not 7"));
-    }
-
-    #[test]
-    fn a_node_nobody_asks_is_the_primary_when_it_is_declared() {
-        let mut fold = cluster(&["a"]);
-        fold.declare_primary("a");
-        assert_eq!(primary(&fold).as_deref(), Some("a"));
-        assert_eq!(fold.view().epoch, Epoch(1));
-        assert!(node(&fold, "a").healthy && node(&fold, "a").role == Some(Role::Primary));
-    }
-
-    #[test]
-    fn a_new_node_in_the_configuration_changes_nothing_for_the_others() {
-        let mut fold = cluster(&["a"]);
-        fold.observe("a", primary_on(1, 10));
-        fold.arrange(&["b".into(), "a".into()]);
-        assert_eq!(primary(&fold).as_deref(), Some("a"));
-        assert_eq!(node(&fold, "b").trouble.as_deref(), Some("not asked yet"));
-        assert_eq!(*fold.view().nodes[0].name, *"b");
-    }
-
-    #[test]
-    fn after_all_nodes_are_replaced_another_cluster_is_accepted() {
-        let mut fold = cluster(&["a"]);
-        fold.observe("a", primary_on(5, 10));
-        fold.arrange(&["c".into()]);
-        assert_eq!(primary(&fold), None);
-        fold.observe("c", from_another_cluster(primary_on(1, 10)));
-        assert_eq!(primary(&fold).as_deref(), Some("c"));
-        assert_eq!(fold.view().epoch, Epoch(2));
-    }
-}
+mod tests;

@@ -1,15 +1,19 @@
-//! What asking a node once can bring. Facts only; what follows from them is `fold`'s to say.
+//! What asking a node can bring. Facts only; what follows from them is `fold`'s to say.
 
 use crate::catalog::connection::ConnectionError;
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
-use crate::topology::Role;
+use crate::topology::{Role, Stamp};
 
-/// The outcome of asking one node once.
+/// What happened between the monitor and one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Observation {
-    /// It answered.
-    Answered(Answer),
-    /// It did not.
+    /// The monitor has another connection to it than before.
+    Connected,
+    /// The connection has ended, or nobody reads its answers any more. That says nothing yet about the node.
+    Disconnected,
+    /// It answered the question that was asked at this moment, over the connection that was reported last.
+    Answered(Stamp, Answer),
+    /// It did not answer, or could not be asked.
     Missed(Miss),
 }
 
@@ -22,12 +26,29 @@ pub(super) struct Answer {
     pub(super) system_identifier: Option<SystemIdentifier>,
     /// On a standby the one it receives; unknown while it receives nothing, or without `pg_monitor`.
     pub(super) timeline: Option<Timeline>,
-    /// On a primary the insert position, on a standby what it has received.
+    /// On a primary where its log ends, flushed or not; on a standby what it has received.
     pub(super) received_lsn: Option<Lsn>,
     /// On a standby what it has replayed.
     pub(super) replayed_lsn: Option<Lsn>,
+    /// On a primary what it has flushed, and so may have sent.
+    pub(super) flushed_lsn: Option<Lsn>,
+    /// A standby's WAL receiver.
+    pub(super) receiver: Receiver,
     /// `server_version_num`, such as 150004.
     pub(super) server_version: Option<u32>,
+}
+
+/// What `pg_stat_wal_receiver` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receiver {
+    /// Nothing: there is none.
+    Absent,
+    /// That there is one, and nothing of it: the monitor's user is no member of `pg_monitor`.
+    Hidden,
+    /// It waits, starts or stops.
+    Idle,
+    /// `streaming`.
+    Streaming,
 }
 
 /// Why there was no answer; the text is for people.

@@ -1,19 +1,25 @@
-//! One node, one connection, one question at an interval.
+//! One node, one connection, one question at an interval, and whenever a session waits for the answer.
+//!
+//! The number of a question is taken before it is sent, and its answer is reported with it. Never more than one question is
+//! under way, and none sooner than 2 ms after the one before. No node waits for another.
 //!
 //! A connection that breaks is not yet a node that is gone (somebody may have terminated the monitor's backend): the probe
 //! dials again at once, and what that brings is what counts. Not here: what follows from an observation (`fold`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::{self, MissedTickBehavior};
-use tokio_postgres::SimpleQueryRow;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+use tracing::debug;
 
 use super::observation::{Answer, Miss, Observation};
+use super::question::Questions;
+use super::tail::Tail;
 use crate::catalog::connection::{ConnectionError, ControlConnection};
 use crate::catalog::{Monitor, WatchedNode};
-use crate::pg::{SystemIdentifier, Timeline};
-use crate::topology::Role;
+use crate::topology::{ClusterBoard, Role, Stamp};
 
 /// Shown in the nodes' `pg_stat_activity`.
 const APPLICATION_NAME: &str = "howdah monitor";
@@ -23,18 +29,13 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// An interval of zero would spin.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
-
-/// `standby` is computed once (the OFFSET keeps it from being inlined), so that a promotion in the middle of the statement
-/// cannot mix two roles. Everything asked of a standby also works just after its promotion.
-const QUESTION: &str = "\
-    SELECT r.standby, \
-        CASE WHEN r.standby THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
-        CASE WHEN r.standby THEN pg_catalog.pg_last_wal_replay_lsn() END, \
-        (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c), \
-        CASE WHEN r.standby THEN (SELECT w.received_tli::pg_catalog.text FROM pg_catalog.pg_stat_wal_receiver w) \
-            ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END, \
-        pg_catalog.current_setting('server_version_num') \
-    FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby OFFSET 0) r";
+/// From one question to the next while a session waits.
+const DEMAND_GAP: Duration = Duration::from_millis(2);
+/// Takes the log before it along to the disk, and so to the standbys: 96 bytes. `local`, or it would wait for a synchronous
+/// standby.
+const NUDGE: &str = "\
+    SET synchronous_commit = local; \
+    SELECT pg_catalog.pg_logical_emit_message(true, 'howdah', '')";
 
 /// What a probe reports, and which probe it was.
 #[derive(Debug)]
@@ -53,6 +54,12 @@ pub(super) struct Probe {
     pub(super) id: ProbeId,
     pub(super) node: WatchedNode,
     pub(super) monitor: Monitor,
+    /// Where questions are numbered, and sessions say that they wait.
+    pub(super) board: Arc<ClusterBoard>,
+    /// Whether there are standbys, for which it matters how far the log is.
+    pub(super) samples: bool,
+    /// Somebody has reason to believe that it is gone.
+    pub(super) suspected: Arc<Notify>,
     pub(super) reports: mpsc::Sender<Report>,
     /// Before it asks for the first time.
     pub(super) delay: Duration,
@@ -102,21 +109,40 @@ impl Probe {
 
     /// `None` when nobody listens any more.
     async fn ask_until_it_ends(&self, mut connection: ControlConnection) -> Option<Ended> {
-        let mut ticks = time::interval(self.monitor.interval.max(INTERVAL_MIN));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut answered = false;
-        loop {
+        let questions = match Questions::prepare(&connection).await {
+            Ok(questions) => questions,
+            Err(error) => return Some(Ended { answered: false, error }),
+        };
+        if !self.report(Observation::Connected).await {
+            return None;
+        }
+        let mut pace = Pace { asked: self.board.stamp(), asked_at: None, role: None, suspected: false };
+        let mut nudger = Nudger::default();
+        let ended = loop {
+            // before looking whether somebody waits, or a wish that comes in between would be missed
+            let demanded = self.board.demanded();
             tokio::select! {
-                _ = ticks.tick() => {}
-                error = connection.ended() => return Some(Ended { answered, error }),
+                () = time::sleep_until(self.due(&pace)) => {}
+                () = demanded => continue,
+                () = self.suspected.notified() => {
+                    pace.suspected = true;
+                    continue;
+                }
+                error = connection.ended() => break Ended { answered: pace.role.is_some(), error },
             }
-            let observation = match ask(&connection).await {
+            pace.suspected = false;
+            pace.asked_at = Some(Instant::now());
+            pace.asked = self.board.ask();
+            let observation = match questions.ask(&connection).await {
                 Ok(answer) => {
-                    answered = true;
-                    Observation::Answered(answer)
+                    pace.role = Some(answer.role);
+                    if self.is_primary() {
+                        nudger.look(self, &answer);
+                    }
+                    Observation::Answered(pace.asked, answer)
                 }
                 Err(error @ (ConnectionError::Gone(_) | ConnectionError::TimedOut(_))) => {
-                    return Some(Ended { answered, error });
+                    break Ended { answered: pace.role.is_some(), error };
                 }
                 // the server reported an error and the connection goes on
                 Err(error) => Observation::Missed(error.into()),
@@ -125,7 +151,32 @@ impl Probe {
                 connection.close().await;
                 return None;
             }
-        }
+        };
+        self.report(Observation::Disconnected).await.then_some(ended)
+    }
+
+    /// When the next question is to be asked.
+    fn due(&self, pace: &Pace) -> Instant {
+        let Some(asked_at) = pace.asked_at else { return Instant::now() };
+        let now = self.board.stamp();
+        let has_no_sample = pace.asked.era != now.era;
+        let waited_for = self.board.is_waited_for();
+        let wanted = match pace.role {
+            _ if pace.suspected => true,
+            _ if self.is_primary() => has_no_sample || waited_for && pace.asked.asked <= self.board.wanted_beyond(),
+            Some(Role::Standby) => waited_for,
+            Some(Role::Primary) | None => false,
+        };
+        let period = match self.samples {
+            true => self.monitor.interval.min(self.monitor.lag_interval),
+            false => self.monitor.interval,
+        };
+        asked_at + if wanted { DEMAND_GAP } else { period.max(INTERVAL_MIN) }
+    }
+
+    /// Whether it is the one that is in use.
+    fn is_primary(&self) -> bool {
+        self.board.view().primary.as_ref() == Some(&self.node.name)
     }
 
     async fn report(&self, observation: Observation) -> bool {
@@ -133,30 +184,44 @@ impl Probe {
     }
 }
 
-async fn ask(connection: &ControlConnection) -> Result<Answer, ConnectionError> {
-    let rows = connection.rows(QUESTION).await?;
-    let row = rows.first().ok_or_else(|| ConnectionError::Failed("the health check returned no row".to_owned()))?;
-    read_answer(row)
+/// When the node of one connection was asked, and what for.
+struct Pace {
+    /// The number of the last question.
+    asked: Stamp,
+    asked_at: Option<Instant>,
+    /// What it answered to be.
+    role: Option<Role>,
+    suspected: bool,
 }
 
-fn read_answer(row: &SimpleQueryRow) -> Result<Answer, ConnectionError> {
-    let column = |index: usize| row.try_get(index).ok().flatten();
-    let role = match column(0) {
-        Some("t") => Role::Standby,
-        Some("f") => Role::Primary,
-        _ => return Err(ConnectionError::Failed("the health check did not say whether it is in recovery".to_owned())),
-    };
-    // in the names of WAL files the timeline is hexadecimal
-    let radix = if role == Role::Primary { 16 } else { 10 };
-    Ok(Answer {
-        role,
-        received_lsn: column(1).and_then(|text| text.parse().ok()),
-        replayed_lsn: column(2).and_then(|text| text.parse().ok()),
-        // shown as a signed number, kept as an unsigned one
-        system_identifier: column(3)
-            .and_then(|text| text.parse::<i64>().ok())
-            .map(|id| SystemIdentifier(id.cast_unsigned())),
-        timeline: column(4).and_then(|text| u32::from_str_radix(text, radix).ok()).map(Timeline),
-        server_version: column(5).and_then(|text| text.parse().ok()),
-    })
+/// Writes to the primary when its log stands still unflushed, over a connection of its own: a slow disk must not look like a
+/// silent node.
+#[derive(Default)]
+struct Nudger {
+    tail: Tail,
+    since: Option<Instant>,
+    running: JoinSet<()>,
+}
+
+impl Nudger {
+    fn look(&mut self, probe: &Probe, answer: &Answer) {
+        let (Some(end), Some(flushed)) = (answer.received_lsn, answer.flushed_lsn) else { return };
+        let now = self.since.get_or_insert_with(Instant::now).elapsed();
+        while self.running.try_join_next().is_some() {}
+        if self.running.is_empty() && self.tail.is_stuck(now, end, flushed, probe.monitor.lag_interval) {
+            let (node, monitor) = (probe.node.clone(), probe.monitor.clone());
+            self.running.spawn(async move {
+                let nudged = async {
+                    let connection = ControlConnection::open(&node, &monitor, APPLICATION_NAME).await?;
+                    connection.rows(NUDGE).await?;
+                    connection.close().await;
+                    Ok::<(), ConnectionError>(())
+                };
+                match nudged.await {
+                    Ok(()) => debug!(node = %node.name, lsn = %end, "unflushed log was helped to the standbys"),
+                    Err(error) => debug!(node = %node.name, %error, "unflushed log could not be helped to the standbys"),
+                }
+            });
+        }
+    }
 }

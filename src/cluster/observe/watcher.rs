@@ -1,22 +1,25 @@
 //! The shell around the fold: starts and stops probes, publishes what changed, and writes the operator's diary.
 //!
-//! Not here: asking (`probe`), deciding who is primary (`fold`).
+//! Not here: asking (`probe`), deciding who is primary and who may be read from (`fold`), the sentences (`diary`).
 //!
-//! Invariant: only this task publishes on its board, so the board never goes back to an older view.
+//! Invariants: only this task publishes on its board, so the board never goes back to an older view; an era begins before the
+//! view is published that needs it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch as wanted};
+use tokio::sync::{Notify, mpsc, watch as wanted};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{error, info, warn};
+use tokio::time::Instant;
+use tracing::error;
 
+use super::diary::Diary;
 use super::fold::Fold;
 use super::observation::{Miss, Observation};
 use super::probe::{Probe, ProbeId, Report};
 use crate::catalog::{Monitor, WatchedCluster, WatchedNode};
-use crate::topology::{Board, ClusterName, ClusterView, NodeName, NodeView, Role, Topology};
+use crate::topology::{Board, ClusterBoard, ClusterName, ClusterView, NodeName, Topology};
 
 /// Reports under way at most; a probe that finds it full waits.
 const REPORTS_MAX: usize = 256;
@@ -74,6 +77,8 @@ struct Watcher {
     /// Which node a running probe asks.
     probes: HashMap<ProbeId, (ClusterName, NodeName)>,
     next_probe: u64,
+    /// What moments are counted from.
+    started: Instant,
     /// Aborts what still runs when the watcher goes.
     tasks: JoinSet<()>,
 }
@@ -81,14 +86,49 @@ struct Watcher {
 /// One cluster and its running probes.
 struct Watched {
     fold: Fold,
+    /// What is on the board.
+    view: Arc<ClusterView>,
+    board: Arc<ClusterBoard>,
+    diary: Diary,
     monitor: Option<Monitor>,
     nodes: Vec<Running>,
+    /// Passes suspicions on to the probes.
+    listener: Option<AbortHandle>,
+}
+
+impl Watched {
+    fn new(name: ClusterName, board: Arc<ClusterBoard>, threshold: u32) -> Self {
+        Self {
+            fold: Fold::new(threshold),
+            view: Arc::default(),
+            board,
+            diary: Diary::new(name),
+            monitor: None,
+            nodes: Vec::new(),
+            listener: None,
+        }
+    }
+
+    /// Takes over what the fold says now. Whether that is anything new.
+    fn settle(&mut self, server_version: Option<u32>) -> bool {
+        if self.fold.needs_era() {
+            self.fold.begin_era(self.board.begin_era());
+        }
+        let after = self.fold.view();
+        if *self.view == after {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.view, Arc::new(after));
+        self.diary.tell(&before, &self.view, server_version);
+        true
+    }
 }
 
 /// One node and the probe that asks it; none in a cluster without a monitor.
 struct Running {
     node: WatchedNode,
     probe: Option<(ProbeId, AbortHandle)>,
+    suspected: Arc<Notify>,
 }
 
 impl Watcher {
@@ -99,6 +139,7 @@ impl Watcher {
             clusters: BTreeMap::new(),
             probes: HashMap::new(),
             next_probe: 0,
+            started: Instant::now(),
             tasks: JoinSet::new(),
         }
     }
@@ -131,15 +172,12 @@ impl Watcher {
     fn take_in(&mut self, report: Report) {
         let Some((cluster, node)) = self.probes.get(&report.probe).cloned() else { return };
         let Some(watched) = self.clusters.get_mut(&cluster) else { return };
-        let before = watched.fold.view();
         let version = match &report.observation {
-            Observation::Answered(answer) => answer.server_version,
-            Observation::Missed(_) => None,
+            Observation::Answered(_, answer) => answer.server_version,
+            Observation::Connected | Observation::Disconnected | Observation::Missed(_) => None,
         };
-        watched.fold.observe(&node, report.observation);
-        let after = watched.fold.view();
-        if before != after {
-            tell(&cluster, &before, &after, version);
+        watched.fold.observe(self.started.elapsed(), &node, report.observation);
+        if watched.settle(version) {
             self.publish();
         }
     }
@@ -154,20 +192,26 @@ impl Watcher {
         let Some((cluster, _)) = self.probes.get(&probe).cloned() else { return };
         error!(%cluster, node = %node.name, "internal error: the probe panicked, it is started again");
         let text = "internal error: its probe panicked".to_owned();
+        self.take_in(Report { probe, observation: Observation::Disconnected });
         self.take_in(Report { probe, observation: Observation::Missed(Miss::Silent(text)) });
         self.probes.remove(&probe);
-        let Some(monitor) = self.clusters.get(&cluster).and_then(|watched| watched.monitor.clone()) else { return };
-        let restarted = self.start_probe(&cluster, node.clone(), monitor, RESTART_DELAY);
-        let nodes = self.clusters.get_mut(&cluster).map(|watched| &mut watched.nodes);
-        if let Some(running) = nodes.into_iter().flatten().find(|running| running.node == node) {
-            running.probe = Some(restarted);
+        let Some(watched) = self.clusters.get(&cluster) else { return };
+        let Some(position) = watched.nodes.iter().position(|running| running.node == node) else { return };
+        let Some(monitor) = watched.monitor.clone() else { return };
+        let samples = watched.nodes.len() > 1;
+        let restarted = self.start_probe(&cluster, node, monitor, samples, RESTART_DELAY);
+        if let Some(watched) = self.clusters.get_mut(&cluster) {
+            if let Some(running) = watched.nodes.get_mut(position) {
+                *running = restarted;
+            }
+            let listener = listen(&mut self.tasks, watched);
+            watched.listener = Some(listener);
         }
     }
 
     fn publish(&self) {
-        let clusters =
-            self.clusters.iter().map(|(name, watched)| (name.clone(), Arc::new(watched.fold.view()))).collect();
-        self.board.publish(Topology { clusters });
+        let view = |(name, watched): (&ClusterName, &Watched)| (name.clone(), Arc::clone(&watched.view));
+        self.board.publish(Topology { clusters: self.clusters.iter().map(view).collect() });
     }
 
     fn replace(&mut self, clusters: Vec<WatchedCluster>) {
@@ -178,56 +222,65 @@ impl Watcher {
             let watched = self.rearrange(cluster, known);
             self.clusters.insert(name, watched);
         }
-        for running in before.into_values().flat_map(|watched| watched.nodes) {
-            self.stop_probe(running);
+        for gone in before.into_values() {
+            gone.listener.iter().for_each(AbortHandle::abort);
+            gone.nodes.into_iter().for_each(|running| self.stop_probe(running));
         }
         self.publish();
     }
 
     fn rearrange(&mut self, cluster: WatchedCluster, known: Option<Watched>) -> Watched {
         let threshold = cluster.monitor.as_ref().map_or(1, |monitor| monitor.failure_threshold);
-        let known = known.unwrap_or_else(|| Watched { fold: Fold::new(threshold), monitor: None, nodes: Vec::new() });
-        let Watched { mut fold, monitor: monitor_before, nodes: mut nodes_before } = known;
-        let before = fold.view();
+        let board = self.board.cluster(&cluster.name);
+        let mut watched = known.unwrap_or_else(|| Watched::new(cluster.name.clone(), board, threshold));
+        let mut nodes_before = std::mem::take(&mut watched.nodes);
+        let fold = &mut watched.fold;
         fold.set_failure_threshold(threshold);
+        fold.set_max_lag(cluster.max_lag);
         let names: Vec<NodeName> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
         fold.arrange(&names);
-        if monitor_before.is_none() && cluster.monitor.is_some() && nodes_before.len() > 1 {
+        if watched.monitor.is_none() && cluster.monitor.is_some() && nodes_before.len() > 1 {
             // nobody has asked them, so that nothing is known of them
             names.iter().for_each(|name| fold.forget(name));
         }
 
-        let mut nodes = Vec::with_capacity(cluster.nodes.len());
+        let samples = cluster.nodes.len() > 1;
+        let same_way = watched.monitor == cluster.monitor && samples == (nodes_before.len() > 1);
         for node in cluster.nodes {
             let position = nodes_before.iter().position(|running| running.node.name == node.name);
             let running = position.map(|index| nodes_before.swap_remove(index));
-            match running {
-                Some(running) if running.node == node && monitor_before == cluster.monitor => nodes.push(running),
+            let running = match running {
+                Some(running) if running.node == node && same_way => running,
                 running => {
                     if let Some(running) = running {
+                        watched.fold.observe(self.started.elapsed(), &node.name, Observation::Disconnected);
                         if !running.node.same_place(&node) {
-                            fold.forget(&node.name);
+                            watched.fold.forget(&node.name);
                         }
                         self.stop_probe(running);
                     }
-                    let probe = cluster
-                        .monitor
-                        .as_ref()
-                        .map(|monitor| self.start_probe(&cluster.name, node.clone(), monitor.clone(), Duration::ZERO));
-                    nodes.push(Running { node, probe });
+                    match cluster.monitor.clone() {
+                        Some(monitor) => self.start_probe(&cluster.name, node, monitor, samples, Duration::ZERO),
+                        None => Running { node, probe: None, suspected: Arc::default() },
+                    }
                 }
-            }
+            };
+            watched.nodes.push(running);
         }
         for running in nodes_before {
             self.stop_probe(running);
         }
+        let fold = &mut watched.fold;
         match (cluster.monitor.is_some(), names.as_slice()) {
             (true, _) => {}
             (false, [only]) => fold.declare_primary(only),
             (false, several) => several.iter().for_each(|name| fold.set_unwatched(name, UNWATCHED)),
         }
-        tell(&cluster.name, &before, &fold.view(), None);
-        Watched { fold, monitor: cluster.monitor, nodes }
+        watched.monitor = cluster.monitor;
+        watched.listener.iter().for_each(AbortHandle::abort);
+        watched.listener = Some(listen(&mut self.tasks, &watched));
+        watched.settle(None);
+        watched
     }
 
     fn start_probe(
@@ -235,13 +288,24 @@ impl Watcher {
         cluster: &ClusterName,
         node: WatchedNode,
         monitor: Monitor,
+        samples: bool,
         delay: Duration,
-    ) -> (ProbeId, AbortHandle) {
+    ) -> Running {
         let id = ProbeId(self.next_probe);
         self.next_probe = self.next_probe.wrapping_add(1);
         self.probes.insert(id, (cluster.clone(), node.name.clone()));
-        let probe = Probe { id, node, monitor, reports: self.reports_in.clone(), delay };
-        (id, self.tasks.spawn(probe.run()))
+        let suspected = Arc::<Notify>::default();
+        let probe = Probe {
+            id,
+            node: node.clone(),
+            monitor,
+            board: self.board.cluster(cluster),
+            samples,
+            suspected: Arc::clone(&suspected),
+            reports: self.reports_in.clone(),
+            delay,
+        };
+        Running { node, probe: Some((id, self.tasks.spawn(probe.run()))), suspected }
     }
 
     fn stop_probe(&mut self, running: Running) {
@@ -252,50 +316,18 @@ impl Watcher {
     }
 }
 
-/// Writes down what changed for people, once.
-fn tell(cluster: &ClusterName, before: &ClusterView, after: &ClusterView, server_version: Option<u32>) {
-    for node in &after.nodes {
-        match before.nodes.iter().find(|known| known.name == node.name) {
-            Some(known) => tell_node(cluster, known, node, server_version),
-            None => tell_node(cluster, &NodeView::unknown(node.name.clone()), node, server_version),
+/// Passes on what the data path suspects, for as long as these probes run.
+fn listen(tasks: &mut JoinSet<()>, watched: &Watched) -> AbortHandle {
+    let board = Arc::clone(&watched.board);
+    let probes: HashMap<NodeName, Arc<Notify>> =
+        watched.nodes.iter().map(|running| (running.node.name.clone(), Arc::clone(&running.suspected))).collect();
+    tasks.spawn(async move {
+        loop {
+            for node in board.suspicions().await {
+                if let Some(suspected) = probes.get(&node) {
+                    suspected.notify_one();
+                }
+            }
         }
-    }
-    let epoch = after.epoch.0;
-    match (&before.primary, &after.primary) {
-        (was, Some(primary)) if was.as_ref() != Some(primary) => {
-            let timeline = after.nodes.iter().find(|node| node.name == *primary).and_then(|node| node.timeline);
-            info!(%cluster, node = %primary, epoch, timeline = timeline.map(|t| t.0), "node is the primary");
-        }
-        (Some(was), None) => warn!(%cluster, node = %was, epoch, "no primary"),
-        (_, _) => {}
-    }
-}
-
-fn role_word(node: &NodeView) -> Option<&'static str> {
-    node.role.map(|role| match role {
-        Role::Primary => "primary",
-        Role::Standby => "standby",
     })
-}
-
-fn tell_node(cluster: &ClusterName, before: &NodeView, after: &NodeView, server_version: Option<u32>) {
-    let node = &after.name;
-    let error = after.trouble.as_deref();
-    let worse = error.is_some() && before.trouble != after.trouble;
-    match (before.healthy, after.healthy) {
-        (false, true) => {
-            let timeline = after.timeline.map(|t| t.0);
-            info!(%cluster, %node, role = role_word(after), timeline, server_version, error, "node is healthy");
-        }
-        (true, false) => warn!(%cluster, %node, error, "node left"),
-        (false, false) if worse && before.trouble == NodeView::unknown(node.clone()).trouble => {
-            warn!(%cluster, %node, error, "node cannot be used");
-        }
-        (false, false) if worse => info!(%cluster, %node, error, "node still cannot be used"),
-        (true, true) if worse => warn!(%cluster, %node, error, "node is in trouble"),
-        (true, true) | (false, false) => {}
-    }
-    if before.healthy && after.healthy && before.role != after.role {
-        info!(%cluster, %node, role = role_word(after), "node changed its role");
-    }
 }

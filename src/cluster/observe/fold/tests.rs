@@ -1,0 +1,329 @@
+//! Who is primary, which node is fit, and that every bound is one.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::topology::ClusterBoard;
+
+const THRESHOLD: u32 = 3;
+
+/// A fold, and what the shell does around it.
+struct Cluster {
+    fold: Fold,
+    board: ClusterBoard,
+    now: Duration,
+}
+
+impl Cluster {
+    /// Takes in an answer to a question that is asked now, over a connection that is there or is made, or a failure.
+    fn observe(&mut self, node: &str, observation: Observation) {
+        let connected = self.fold.slots.iter().any(|slot| *slot.name == *node && slot.connected);
+        match observation {
+            Observation::Answered(_, answer) => {
+                if !connected {
+                    self.take_in(node, Observation::Connected);
+                }
+                let asked = self.board.ask();
+                self.take_in(node, Observation::Answered(asked, answer));
+            }
+            Observation::Missed(miss) => {
+                self.take_in(node, Observation::Disconnected);
+                self.take_in(node, Observation::Missed(miss));
+            }
+            other => self.take_in(node, other),
+        }
+    }
+
+    fn take_in(&mut self, node: &str, observation: Observation) {
+        self.now += Duration::from_millis(1);
+        self.fold.observe(self.now, node, observation);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if self.fold.needs_era() {
+            self.fold.begin_era(self.board.begin_era());
+        }
+        assert!(!self.fold.needs_era());
+    }
+
+    fn arrange(&mut self, names: &[&str]) {
+        self.fold.arrange(&names.iter().map(|name| NodeName::from(*name)).collect::<Vec<_>>());
+        self.settle();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn view(&self) -> ClusterView {
+        self.fold.view()
+    }
+}
+
+fn cluster(names: &[&str]) -> Cluster {
+    let mut cluster = Cluster { fold: Fold::new(THRESHOLD), board: ClusterBoard::default(), now: Duration::ZERO };
+    cluster.arrange(names);
+    cluster
+}
+
+fn answer(role: Role, timeline: u32, lsn: u64) -> Answer {
+    let standby = role == Role::Standby;
+    Answer {
+        role,
+        system_identifier: Some(SystemIdentifier(7)),
+        timeline: Some(Timeline(timeline)),
+        received_lsn: Some(Lsn(lsn)),
+        replayed_lsn: standby.then_some(Lsn(lsn)),
+        flushed_lsn: (!standby).then_some(Lsn(lsn)),
+        receiver: if standby { Receiver::Streaming } else { Receiver::Absent },
+        server_version: Some(150_004),
+    }
+}
+
+fn answered(answer: Answer) -> Observation {
+    Observation::Answered(Stamp::default(), answer)
+}
+
+fn primary_on(timeline: u32, lsn: u64) -> Observation {
+    answered(answer(Role::Primary, timeline, lsn))
+}
+
+fn standby_at(lsn: u64) -> Observation {
+    standby_on(1, lsn)
+}
+
+fn standby_on(timeline: u32, lsn: u64) -> Observation {
+    answered(answer(Role::Standby, timeline, lsn))
+}
+
+/// A standby that receives nothing.
+fn cut_off_at(lsn: u64) -> Observation {
+    answered(Answer { timeline: None, receiver: Receiver::Absent, ..answer(Role::Standby, 1, lsn) })
+}
+
+fn from_another_cluster(observation: Observation) -> Observation {
+    match observation {
+        Observation::Answered(stamp, answer) => {
+            Observation::Answered(stamp, Answer { system_identifier: Some(SystemIdentifier(8)), ..answer })
+        }
+        other => other,
+    }
+}
+
+fn refused() -> Observation {
+    Observation::Missed(Miss::Gone("connection refused".to_owned()))
+}
+
+fn silent() -> Observation {
+    Observation::Missed(Miss::Silent("no answer within 1s".to_owned()))
+}
+
+fn primary(cluster: &Cluster) -> Option<String> {
+    cluster.view().primary.map(|name| name.to_string())
+}
+
+fn node(cluster: &Cluster, name: &str) -> NodeView {
+    cluster.view().nodes.into_iter().find(|node| *node.name == *name).unwrap()
+}
+
+#[test]
+fn the_node_that_is_not_in_recovery_is_the_primary() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("a", standby_at(10));
+    cluster.observe("b", primary_on(1, 10));
+    assert_eq!(primary(&cluster).as_deref(), Some("b"));
+    assert_eq!(cluster.view().epoch, Epoch(1));
+    assert!(node(&cluster, "a").trouble.is_none() && node(&cluster, "b").trouble.is_none());
+}
+
+#[test]
+fn nobody_is_primary_before_every_node_has_been_asked() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("a", primary_on(1, 10));
+    assert_eq!(primary(&cluster), None);
+    assert!(node(&cluster, "a").healthy && node(&cluster, "a").trouble.is_none());
+    cluster.observe("b", primary_on(2, 10));
+    assert_eq!(primary(&cluster).as_deref(), Some("b"));
+    assert_eq!(cluster.view().epoch, Epoch(1));
+}
+
+#[test]
+fn a_node_that_fails_to_answer_at_the_start_does_not_hold_up_the_others() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("b", silent());
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    assert!(!node(&cluster, "b").healthy);
+}
+
+#[test]
+fn lag_is_the_distance_from_the_primarys_insert_position_to_the_replayed_one_and_never_negative() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("b", standby_at(60));
+    assert_eq!(node(&cluster, "b").lag_bytes, None);
+    cluster.observe("a", primary_on(1, 100));
+    assert_eq!(node(&cluster, "b").lag_bytes, Some(40));
+    assert_eq!(node(&cluster, "a").lag_bytes, Some(0));
+    cluster.observe("b", standby_at(130));
+    assert_eq!(node(&cluster, "b").lag_bytes, Some(0));
+}
+
+#[test]
+fn lag_is_measured_against_the_lost_primarys_last_position() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("b", standby_at(60));
+    cluster.observe("a", primary_on(1, 100));
+    cluster.observe("a", refused());
+    cluster.observe("b", standby_at(70));
+    assert_eq!(node(&cluster, "b").lag_bytes, Some(30));
+}
+
+#[test]
+fn timeouts_leave_the_primary_in_place_until_the_threshold() {
+    let mut cluster = cluster(&["a"]);
+    cluster.observe("a", primary_on(1, 10));
+    for _ in 1..THRESHOLD {
+        cluster.observe("a", silent());
+        assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    }
+    cluster.observe("a", silent());
+    assert_eq!(primary(&cluster), None);
+    assert_eq!(node(&cluster, "a").trouble.as_deref(), Some("no answer within 1s"));
+}
+
+#[test]
+fn an_answer_starts_the_count_of_timeouts_anew() {
+    let mut cluster = cluster(&["a"]);
+    for _ in 0..4 {
+        cluster.observe("a", primary_on(1, 10));
+        cluster.observe("a", silent());
+        cluster.observe("a", silent());
+    }
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+}
+
+#[test]
+fn a_refused_connection_takes_the_primary_away_at_once_and_its_return_keeps_the_epoch() {
+    let mut cluster = cluster(&["a"]);
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("a", refused());
+    assert_eq!(primary(&cluster), None);
+    assert_eq!(node(&cluster, "a").trouble.as_deref(), Some("connection refused"));
+    cluster.observe("a", primary_on(1, 20));
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    assert_eq!(cluster.view().epoch, Epoch(1));
+}
+
+#[test]
+fn a_primary_whose_connections_are_all_taken_stays_the_primary() {
+    let mut cluster = cluster(&["a"]);
+    cluster.observe("a", primary_on(1, 10));
+    for _ in 0..10 {
+        cluster.observe("a", Observation::Missed(Miss::Saturated("sorry, too many clients already".to_owned())));
+    }
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    assert_eq!(node(&cluster, "a").trouble.as_deref(), Some("sorry, too many clients already"));
+}
+
+#[test]
+fn of_two_primaries_the_higher_timeline_wins_and_the_epoch_counts_up() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("b", standby_at(10));
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("b", primary_on(2, 10));
+    assert_eq!(primary(&cluster).as_deref(), Some("b"));
+    assert_eq!(cluster.view().epoch, Epoch(2));
+    let trouble = node(&cluster, "a").trouble.unwrap();
+    assert_eq!(trouble, "accepts writes on timeline 1, but the cluster is on timeline 2");
+}
+
+#[test]
+fn on_the_same_timeline_the_primary_in_use_stays_in_use() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("a", standby_at(10));
+    cluster.observe("b", primary_on(1, 10));
+    cluster.observe("a", primary_on(1, 99));
+    assert_eq!(primary(&cluster).as_deref(), Some("b"));
+    assert_eq!(cluster.view().epoch, Epoch(1));
+    assert_eq!(node(&cluster, "a").trouble.as_deref(), Some("accepts writes, but the primary is \"b\""));
+    cluster.observe("a", standby_at(99));
+    assert_eq!(node(&cluster, "a").trouble, None);
+}
+
+#[test]
+fn of_two_primaries_on_one_timeline_that_were_never_in_use_none_is_chosen() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("b", primary_on(1, 10));
+    assert_eq!(primary(&cluster), None);
+    assert!(node(&cluster, "a").trouble.is_some() && node(&cluster, "b").trouble.is_some());
+    cluster.observe("b", refused());
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+}
+
+#[test]
+fn an_old_primary_that_comes_back_while_the_new_one_is_away_is_not_the_primary() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("b", standby_at(10));
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("a", refused());
+    cluster.observe("b", primary_on(2, 10));
+    cluster.observe("b", refused());
+    cluster.observe("a", primary_on(1, 10));
+    assert_eq!(primary(&cluster), None);
+    assert!(node(&cluster, "a").trouble.unwrap().contains("timeline 2"));
+    cluster.observe("b", primary_on(2, 10));
+    assert_eq!(primary(&cluster).as_deref(), Some("b"));
+    assert_eq!(cluster.view().epoch, Epoch(2));
+}
+
+#[test]
+fn a_primary_that_was_demoted_is_no_longer_the_primary() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("b", standby_at(10));
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("a", standby_at(10));
+    assert_eq!(primary(&cluster), None);
+}
+
+#[test]
+fn a_node_with_another_system_identifier_is_refused() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("a", standby_at(10));
+    cluster.observe("b", from_another_cluster(primary_on(1, 10)));
+    assert_eq!(primary(&cluster), None);
+    let b = node(&cluster, "b");
+    assert!(!b.healthy);
+    assert_eq!(b.trouble.as_deref(), Some("belongs to another cluster: its system identifier is 8, not 7"));
+}
+
+#[test]
+fn a_node_nobody_asks_is_the_primary_when_it_is_declared() {
+    let mut cluster = cluster(&["a"]);
+    cluster.fold.declare_primary("a");
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    assert_eq!(cluster.view().epoch, Epoch(1));
+    assert!(node(&cluster, "a").healthy && node(&cluster, "a").role == Some(Role::Primary));
+}
+
+#[test]
+fn a_new_node_in_the_configuration_changes_nothing_for_the_others() {
+    let mut cluster = cluster(&["a"]);
+    cluster.observe("a", primary_on(1, 10));
+    cluster.arrange(&["b", "a"]);
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    assert_eq!(node(&cluster, "b").trouble.as_deref(), Some("not asked yet"));
+    assert_eq!(*cluster.view().nodes[0].name, *"b");
+}
+
+#[test]
+fn after_all_nodes_are_replaced_another_cluster_is_accepted() {
+    let mut cluster = cluster(&["a"]);
+    cluster.observe("a", primary_on(5, 10));
+    cluster.arrange(&["c"]);
+    assert_eq!(primary(&cluster), None);
+    cluster.observe("c", from_another_cluster(primary_on(1, 10)));
+    assert_eq!(primary(&cluster).as_deref(), Some("c"));
+    assert_eq!(cluster.view().epoch, Epoch(2));
+}
