@@ -53,6 +53,17 @@ pub enum RoutingRole {
     Replica,
 }
 
+impl RoutingRole {
+    /// This one, or where it leaves it open the other.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        match self {
+            Self::Auto => other,
+            Self::Primary | Self::Replica => self,
+        }
+    }
+}
+
 /// Which replica reads go to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -19,6 +19,8 @@ impl SqlState {
     pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
     /// A startup parameter or setting has an impossible value.
     pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
+    /// The transaction, or its server, only reads.
+    pub const READ_ONLY_SQL_TRANSACTION: Self = Self(*b"25006");
     /// The command may not run in an idle-in-transaction session any longer.
     pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");
     /// PostgreSQL 17: `transaction_timeout`.

@@ -91,6 +91,15 @@ pub enum ClientError {
     /// Nobody to ask for `query_wait`.
     #[error("no primary available: {0}")]
     NoPrimary(String),
+    /// Nothing but a replica will do, and there is none for `query_wait`.
+    #[error("no replica available: {0}")]
+    NoReplica(String),
+    /// On a replica the statement would silently do something else.
+    #[error("cannot run on a replica: {0}")]
+    SilentOnReplica(&'static str),
+    /// A read whose replica went away in the middle of its answer.
+    #[error("the read is lost: its replica went away")]
+    ReadLost,
     /// No server connection could be opened for `query_wait`.
     #[error("server login has been failing, cached error: {0}")]
     ServerUnreachable(String),
@@ -199,9 +208,12 @@ impl ClientError {
             Self::Startup(error) => error.sqlstate(),
             Self::StatementMode | Self::PinsForbidden(_) => SqlState::FEATURE_NOT_SUPPORTED,
             Self::ShuttingDown | Self::SessionLost => SqlState::ADMIN_SHUTDOWN,
-            Self::NoPrimary(_) | Self::ServerUnreachable(_) | Self::PoolRetired | Self::PasswordsUnreadable(_) => {
-                SqlState::CANNOT_CONNECT_NOW
-            }
+            Self::NoPrimary(_)
+            | Self::NoReplica(_)
+            | Self::ServerUnreachable(_)
+            | Self::PoolRetired
+            | Self::PasswordsUnreadable(_) => SqlState::CANNOT_CONNECT_NOW,
+            Self::SilentOnReplica(_) => SqlState::READ_ONLY_SQL_TRANSACTION,
             Self::LoginTimeout | Self::Stalled | Self::SlowReader | Self::ServerRefused(_) => {
                 SqlState::CONNECTION_FAILURE
             }
@@ -210,7 +222,7 @@ impl ClientError {
             Self::IdleInTransaction => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             Self::ClientIdle => SqlState::IDLE_SESSION_TIMEOUT,
             Self::OutcomeUnknown => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
-            Self::BlockLost => SqlState::SERIALIZATION_FAILURE,
+            Self::BlockLost | Self::ReadLost => SqlState::SERIALIZATION_FAILURE,
             Self::BlockFailed => SqlState::IN_FAILED_SQL_TRANSACTION,
             Self::NoSuchMechanism
             | Self::AnswerTooLong
@@ -235,6 +247,9 @@ impl ClientError {
             Self::QueryWait
             | Self::TooManyWaiting
             | Self::NoPrimary(_)
+            | Self::NoReplica(_)
+            | Self::SilentOnReplica(_)
+            | Self::ReadLost
             | Self::ServerUnreachable(_)
             | Self::PoolRetired
             | Self::ServerRefused(_)
@@ -316,7 +331,11 @@ impl ClientError {
                 "All server connections of the pool are busy. Raise \"size\" or \"max_waiting\" under [pool] in \
                  howdah.toml."
             }
-            Self::NoPrimary(_) | Self::ServerUnreachable(_) => {
+            Self::SilentOnReplica(_) => {
+                "Run it in a READ WRITE transaction, or behind the comment /* howdah: primary */."
+            }
+            Self::ReadLost => "Run it again.",
+            Self::NoPrimary(_) | Self::NoReplica(_) | Self::ServerUnreachable(_) => {
                 "The statement has waited for \"query_wait\" under [timeouts] in howdah.toml; nothing was sent."
             }
             Self::QueryTimeout => "The bound is \"query\" under [timeouts] in howdah.toml.",
@@ -416,6 +435,9 @@ mod tests {
             ClientError::QueryWait,
             ClientError::TooManyWaiting,
             ClientError::NoPrimary("x".into()),
+            ClientError::NoReplica("x".into()),
+            ClientError::SilentOnReplica("x"),
+            ClientError::ReadLost,
             ClientError::ServerUnreachable("x".into()),
             ClientError::OutcomeUnknown,
             ClientError::BlockLost,

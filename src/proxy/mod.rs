@@ -3,12 +3,12 @@
 //! 1. [`accept`]: listeners; each socket goes to the [`worker`] with the fewest clients and stays there
 //! 2. [`handshake`]: TLS, the first packet, who the client is, what it is told
 //! 3. [`session`]: the loop of a client's life, and what it owns
-//! 4. [`shared`]: which pool the session belongs to now (`Shared::route`)
+//! 4. [`route`]: which node a request goes to
 //! 5. [`pool`]: checkout, queue, limits
 //! 6. [`relay`]: frames both ways until the server owes nothing
 //! 7. [`pool`] again: the server goes to whoever waits, or rests
 //!
-//! Beside it: [`replication`] (connections that are one client's from dial to close), [`secrets`] (what proves a
+//! Beside it: [`shared`] (what all workers share), [`replication`] (connections that are one client's from dial to close), [`secrets`] (what proves a
 //! client, and logs it in to servers), [`server`] (a server connection),
 //! [`statements`] (what clients prepare, shared), [`cancel`] (a cancel key's way), [`client`] (what others may do to a
 //! client), [`census`] (who is connected), [`error`] (what a client can be told).
@@ -24,6 +24,7 @@ pub mod handshake;
 pub mod pool;
 pub mod relay;
 pub mod replication;
+pub mod route;
 pub mod secrets;
 pub mod server;
 pub mod session;

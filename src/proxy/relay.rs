@@ -43,6 +43,16 @@ struct Incoming {
     /// Up to where everything is accounted for.
     upto: usize,
     made: Option<Growing>,
+    /// Where the answer begins that is being read, as far as it is in here.
+    turn: Mark,
+}
+
+/// A place in what goes to the client.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: usize,
+    run: usize,
+    made: Option<usize>,
 }
 
 impl Incoming {
@@ -56,6 +66,26 @@ impl Incoming {
         made.extend_from_slice(self.lent.get(self.run..at).unwrap_or_default());
         self.run = at;
         made
+    }
+
+    /// An answer ends at `end`.
+    fn turn_ends(&mut self, end: usize) {
+        self.turn = Mark { at: end, run: self.run, made: self.made.as_ref().map(|made| made.len()) };
+    }
+
+    /// Leaves out all of the answer that is being read, up to `at`.
+    fn forget_turn(&mut self, at: usize, pending: &mut Vec<u8>) {
+        self.run = self.turn.run;
+        match (self.turn.made, &mut self.made) {
+            (Some(len), Some(made)) => made.truncate(len),
+            _ => self.made = None,
+        }
+        if self.turn.at == HEADROOM {
+            pending.clear(); // answers of howdah's own to the same request
+        } else {
+            self.at(self.turn.at, pending);
+        }
+        self.run = at;
     }
 
     /// Leaves out what stands between `at` and `end`.
@@ -202,8 +232,13 @@ impl Session {
             server.carry.clear();
         }
         let end = HEADROOM + carried + read;
-        let mut incoming = Incoming { lent, run: HEADROOM, upto: HEADROOM, made: None };
+        let turn = Mark { at: HEADROOM, run: HEADROOM, made: None };
+        let mut incoming = Incoming { lent, run: HEADROOM, upto: HEADROOM, made: None, turn };
         let scanned = self.scan(loan, server, &mut incoming, end);
+        if let Some(visit) = &mut loan.visit {
+            visit.told =
+                !visit.refused && (incoming.upto > incoming.turn.at || visit.told && incoming.turn.at == HEADROOM);
+        }
         // what was understood before something went wrong is the client's all the same
         self.hand_on(incoming);
         if !self.outbox.is_empty() {
@@ -219,7 +254,7 @@ impl Session {
 
     /// Puts what was read and accounted for into the outbox.
     fn hand_on(&mut self, incoming: Incoming) {
-        let Incoming { mut lent, run, upto: at, made } = incoming;
+        let Incoming { mut lent, run, upto: at, made, turn: _ } = incoming;
         if let Some(mut made) = made {
             made.extend_from_slice(lent.get(run..at).unwrap_or_default());
             if !made.is_empty() {
@@ -386,10 +421,16 @@ impl Session {
             }
             Receipt::Ready => {
                 self.note_ready(loan, server, incoming, at)?;
+                if let Some(visit) = &mut loan.visit {
+                    server.kept.answered();
+                    visit.told = false;
+                    incoming.turn_ends(at + here);
+                }
                 Ok(true)
             }
             Receipt::ReadySwallowed => {
                 self.send_again(loan, server);
+                self.take_back(loan, server);
                 Ok(false)
             }
             Receipt::Unsolicited => {
@@ -488,6 +529,10 @@ impl Session {
         if again::is_first(incoming.made.as_ref(), incoming.run, at) && self.takes_again(loan, server, &error) {
             return Ok(false);
         }
+        if self.takes_elsewhere(loan, server, &error) {
+            incoming.forget_turn(at, &mut self.pending);
+            return Ok(false);
+        }
         if loan.expiry_underway && error.code == Some(SqlState::QUERY_CANCELED) {
             loan.query_expired = false;
             ClientError::QueryTimeout.write(incoming.at(at, &mut self.pending));
@@ -518,6 +563,7 @@ impl Session {
             return Err(End::Fault(ClientError::ServerRefused(body.into())));
         }
         let turn_ended = loan.turn_sent;
+        server.kept.clear(); // the client is told
         server.pipeline.swallow_readies();
         server.unnamed = None;
         loan.trail = Trail::default(); // nothing of it has run

@@ -15,16 +15,20 @@ use super::cancel::Cancels;
 use super::census::Census;
 use super::pool::budget::{Budget, Budgets};
 use super::pool::{Pool, PoolKey, PoolSettings};
+use super::route::counters::Counters;
+use super::route::lens::Lists;
+use super::route::standbys::Standbys;
+use super::route::token::is_fit;
 use super::secrets::{FileUsers, Secrets};
 use super::server::Endpoint;
 use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
 use crate::catalog::{HiddenCatalog, Verifiers};
-use crate::config::{Config, NodeTls, Profile, TlsMode, TlsNegotiation};
+use crate::config::{Config, NodeTls, Profile, RoutingRole, TlsMode, TlsNegotiation};
 use crate::net::dial::{Dialer, Target};
 use crate::net::tls::{ServerTls, TlsError, client_config, server_config};
 use crate::net::way::Way;
-use crate::topology::Board;
+use crate::topology::{Board, ClusterView, NodeName, Role};
 
 /// The configuration in force, and what was made of it once.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Running {
     pub listener_tls: Vec<Option<ListenerTls>>,
     /// Users whose secret is in a file.
     pub file_users: FileUsers,
+    /// Functions the operator has put on a list.
+    pub lists: Arc<Lists>,
 }
 
 /// TLS on a listener.
@@ -85,7 +91,13 @@ impl Running {
                 _ => None,
             });
         }
-        Ok(Self { file_users: FileUsers::of(&config), endpoints, listener_tls, config })
+        Ok(Self {
+            file_users: FileUsers::of(&config),
+            lists: Arc::new(Lists::of(&config.routing)),
+            endpoints,
+            listener_tls,
+            config,
+        })
     }
 
     /// How a node is reached.
@@ -108,6 +120,10 @@ pub struct Shared {
     pub hidden: Arc<HiddenCatalog>,
     /// All pools.
     pub pools: Pools,
+    /// By cluster: what its sessions share about its standbys.
+    standbys: Mutex<BTreeMap<Arc<str>, Arc<Standbys>>>,
+    /// How many requests went where: by worker.
+    pub counters: Vec<Counters>,
     /// Who is connected.
     pub census: Census,
     /// What cancels look up.
@@ -147,6 +163,8 @@ impl Shared {
             catalog,
             hidden,
             pools: Pools::new(workers),
+            standbys: Mutex::default(),
+            counters: (0..workers).map(|_| Counters::default()).collect(),
             census: Census::default(),
             cancels: Cancels::default(),
             statements: Registry::default(),
@@ -210,33 +228,75 @@ impl Shared {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The pool a session borrows from now, or why there is none.
+    /// The pool of the primary, or why there is none.
     ///
     /// # Errors
     /// For people: which cluster has no primary.
     pub fn route(&self, profile: &Profile, database: &Arc<str>, user: &Arc<str>) -> Result<Arc<Pool>, String> {
-        let topology = self.board.read();
-        let primary = topology.clusters.get(&profile.cluster).and_then(|view| view.primary.clone());
+        let board = self.standbys(&profile.cluster);
+        let primary = board.board.view().primary.clone();
+        primary
+            .and_then(|node| self.pool_at(&node, profile, database, user))
+            .ok_or_else(|| format!("cluster \"{}\" has no primary", profile.cluster))
+    }
+
+    /// The pool whose servers tell what a client is greeted with: the primary's, but a standby's for who reads from those
+    /// alone, or while there is no primary.
+    ///
+    /// # Errors
+    /// For people: what is missing.
+    pub fn greeter(&self, profile: &Profile, database: &Arc<str>, user: &Arc<str>) -> Result<Arc<Pool>, String> {
+        let primary = self.route(profile, database, user);
+        if !profile.has_standbys || primary.is_ok() && profile.role != RoutingRole::Replica {
+            return primary;
+        }
+        let standbys = self.standbys(&profile.cluster);
+        let view = standbys.board.view();
+        let fit = || view.nodes.iter().filter(|node| is_fit(node, &view));
+        let turn = usize::try_from(standbys.next_turn()).unwrap_or(0).checked_rem(fit().count()).unwrap_or(0);
+        let standby = fit().nth(turn).and_then(|node| self.pool_at(&node.name, profile, database, user));
+        match standby {
+            Some(pool) => Ok(pool),
+            None if profile.role == RoutingRole::Replica => {
+                Err(format!("cluster \"{}\" has no replica", profile.cluster))
+            }
+            None => primary,
+        }
+    }
+
+    /// The pool at a node; `None` when the configuration does not know it.
+    #[must_use]
+    pub fn pool_at(
+        &self,
+        node: &NodeName,
+        profile: &Profile,
+        database: &Arc<str>,
+        user: &Arc<str>,
+    ) -> Option<Arc<Pool>> {
         let running = self.running.load();
-        let endpoint =
-            primary.as_ref().and_then(|node| running.endpoints.get(&(Arc::clone(&profile.cluster), Arc::clone(node))));
-        let (Some(node), Some(endpoint)) = (primary.clone(), endpoint) else {
-            return Err(format!("cluster \"{}\" has no primary", profile.cluster));
-        };
+        let endpoint = running.endpoints.get(&(Arc::clone(&profile.cluster), Arc::clone(node)))?;
         let key = PoolKey {
             cluster: Arc::clone(&profile.cluster),
-            node,
+            node: Arc::clone(node),
             database: Arc::clone(database),
             user: Arc::clone(user),
         };
-        Ok(self.pools.pool(key, profile, endpoint))
+        Some(self.pools.pool(key, profile, endpoint))
+    }
+
+    /// What the sessions of a cluster share about its standbys.
+    #[must_use]
+    pub fn standbys(&self, cluster: &Arc<str>) -> Arc<Standbys> {
+        let mut all = self.standbys.lock();
+        let known = all.entry(Arc::clone(cluster));
+        Arc::clone(known.or_insert_with(|| Arc::new(Standbys::new(self.board.cluster(cluster)))))
     }
 
     /// Takes pools out of use that no session would be sent to now, and forgets those that are empty.
     pub fn tidy_pools(&self) {
         let (topology, running) = (self.board.read(), self.running.load());
         self.pools.tidy(|key| {
-            topology.clusters.get(&key.cluster).is_some_and(|view| view.primary.as_ref() == Some(&key.node))
+            topology.clusters.get(&key.cluster).is_some_and(|view| is_used(view, &key.node))
                 && running.endpoints.contains_key(&(Arc::clone(&key.cluster), Arc::clone(&key.node)))
                 && running
                     .config
@@ -244,6 +304,12 @@ impl Shared {
                     .is_some_and(|profile| profile.cluster == key.cluster)
         });
     }
+}
+
+/// Whether sessions may be sent to a node: it is the primary, or a standby that answers.
+fn is_used(view: &ClusterView, node: &NodeName) -> bool {
+    let answers = || view.node(node).is_some_and(|node| node.healthy && node.role == Some(Role::Standby));
+    view.primary.as_ref() == Some(node) || answers()
 }
 
 /// All pools, and the limits above them.

@@ -10,12 +10,14 @@ use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use crate::protocol::frame::split_cstr;
+use crate::sql::analysis::Analysis;
+use crate::sql::cache::ClassCache;
 use crate::sql::effects::Effects;
 use crate::sql::opening::Opening;
 
@@ -38,6 +40,8 @@ pub struct Statement {
     pub opening: Opening,
     /// What it may leave behind in a session.
     pub effects: Effects,
+    /// What it is for routing, once somebody has asked.
+    analysis: OnceLock<Arc<Analysis>>,
     /// Whether it has been parsed as an unnamed statement before.
     seen: AtomicBool,
 }
@@ -63,6 +67,11 @@ impl Statement {
     #[must_use]
     pub fn sql(&self) -> &[u8] {
         split_cstr(&self.definition).map_or(&self.definition, |(sql, _)| sql)
+    }
+
+    /// What it is for routing.
+    pub fn analysis(&self, classes: &ClassCache) -> &Arc<Analysis> {
+        self.analysis.get_or_init(|| classes.analyse(self.sql(), true))
     }
 
     /// Notes one more use as an unnamed statement; `true` when it was not the first.
@@ -122,6 +131,7 @@ impl Registry {
             definition: definition.into(),
             opening: Opening::of(sql),
             effects: Effects::of(sql),
+            analysis: OnceLock::new(),
             seen: AtomicBool::new(false),
         });
         known.insert(ByDefinition(Arc::clone(&statement)));

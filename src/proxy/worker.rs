@@ -18,6 +18,7 @@ use super::handshake;
 use super::shared::Shared;
 use super::statements::Cache;
 use crate::net::stream::Socket;
+use crate::sql::cache::ClassCache;
 
 /// How exact deadlines are.
 const DEADLINE_STEP_MS: u64 = 10;
@@ -90,6 +91,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Its own view of the statements.
     pub statements: Cache,
+    /// What texts are, for routing.
+    pub classes: ClassCache,
     clients: RefCell<HashMap<u64, Arc<ClientHandle>, foldhash::fast::RandomState>>,
     load: Arc<AtomicUsize>,
     draining: Cell<bool>,
@@ -140,6 +143,7 @@ impl Worker {
             id,
             shared,
             statements: Cache::default(),
+            classes: ClassCache::default(),
             clients: RefCell::default(),
             load,
             draining: Cell::new(false),

@@ -122,6 +122,8 @@ macro_rules! reasons {
 
 reasons! {
     Reads "reads" "only reads, in every part and in every function it calls",
+    HintPrimary "hint_primary" "a comment in front of it says so: primary",
+    HintReplica "hint_replica" "a comment in front of it says so: replica",
     Empty "empty" "there is no statement in it",
     Begin "begin" "begins a transaction block",
     BeginReadOnly "begin_read_only" "begins a transaction block that does not write",

@@ -31,6 +31,7 @@ mod plans;
 mod protocol;
 mod reload;
 mod replication;
+mod routing;
 mod scram;
 mod settings;
 mod shutdown;

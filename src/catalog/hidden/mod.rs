@@ -40,6 +40,24 @@ pub enum Hidden {
     Known(Names),
 }
 
+impl crate::sql::knowledge::Knowledge for Hidden {
+    fn generation(&self) -> u64 {
+        match self {
+            Self::Unknown => 0,
+            Self::Known(_) => 1,
+        }
+    }
+    fn function(&self, _: &[u8]) -> crate::sql::knowledge::Standing {
+        crate::sql::knowledge::Standing::Reads
+    }
+    fn writes(&self, _: &[u8]) -> bool {
+        false
+    }
+    fn writes_everywhere(&self) -> bool {
+        false
+    }
+}
+
 /// One database's snapshot, shared by all that have a pool there. It is read for as long as somebody holds it.
 #[derive(Debug)]
 pub struct HiddenView {

@@ -384,8 +384,7 @@ impl Fold {
         view.trouble = known.cloned();
         if let Some(its) = foreign.filter(|_| slot.healthy) {
             let ours = self.system_identifier.unwrap_or(its);
-            view.trouble =
-                Some(format!("belongs to another cluster: its system identifier is {its}, not {ours}"));
+            view.trouble = Some(format!("belongs to another cluster: its system identifier is {its}, not {ours}"));
         }
         let Some(answer) = &slot.answer else { return view };
         view.role = Some(answer.role);

@@ -219,7 +219,9 @@ impl Nudger {
                 };
                 match nudged.await {
                     Ok(()) => debug!(node = %node.name, lsn = %end, "unflushed log was helped to the standbys"),
-                    Err(error) => debug!(node = %node.name, %error, "unflushed log could not be helped to the standbys"),
+                    Err(error) => {
+                        debug!(node = %node.name, %error, "unflushed log could not be helped to the standbys")
+                    }
                 }
             });
         }

@@ -10,14 +10,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::{Claim, Presence, Refusal};
-use crate::config::Profile;
+use crate::config::{Profile, RoutingRole};
 use crate::net::stream::Stream;
 use crate::protocol::messages;
 use crate::proxy::cancel::CancelKey;
 use crate::proxy::client::{ClientHandle, Signal};
 use crate::proxy::error::ClientError;
 use crate::proxy::pool::{Lent, Pool};
-use crate::proxy::session::settings::Reported;
+use crate::proxy::session::settings::{IN_HOT_STANDBY, Reported};
 use crate::proxy::session::{Membership, Session};
 use crate::proxy::worker::Worker;
 
@@ -26,6 +26,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How long the first login to a database waits for what its catalogue says.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Who is greeted.
+#[derive(Debug)]
+pub struct Welcomed {
+    /// What holds for it.
+    pub profile: Profile,
+    /// Who it is.
+    pub claim: Claim,
+    /// Where its listener sends statements.
+    pub listener_role: RoutingRole,
+}
 
 /// Greets a client whose claim is proven.
 ///
@@ -37,13 +48,13 @@ pub async fn greet(
     handle: &Arc<ClientHandle>,
     stream: &mut Stream,
     proven: Vec<u8>,
-    profile: Profile,
-    claim: Claim,
+    guest: Welcomed,
     mut presence: Presence,
 ) -> Result<Box<Session>, Refusal> {
+    let Welcomed { mut profile, claim, listener_role } = guest;
+    profile.role = profile.role.or(listener_role);
     let shared = &worker.shared;
-    let (version, generation) = (shared.board.version(), shared.generation());
-    let known = shared.route(&profile, &claim.database, &claim.user).ok();
+    let known = shared.greeter(&profile, &claim.database, &claim.user).ok();
     let (pool, welcome) = match known.and_then(|pool| Some((Arc::clone(&pool), pool.welcome()?))) {
         Some(known) => known,
         None => {
@@ -58,26 +69,29 @@ pub async fn greet(
                     know_what_hides(&pool).await;
                     (pool, welcome)
                 }
-                None => return Err(no_answer(shared.route(&profile, &claim.database, &claim.user)).into()),
+                None => return Err(no_answer(shared.greeter(&profile, &claim.database, &claim.user)).into()),
             }
         }
     };
+    drop(pool);
     let told = shared.reported.intern(welcome.overlaid(&claim.settings));
     let key = shared.cancels.register(handle, claim.long_keys);
-    let out = welcome_in(proven, &told, &key);
+    let out = welcome_in(proven, &told, profile.role == RoutingRole::Replica, &key);
     presence.key = Some(key);
     stream.write_all(&out).await?;
-    let membership =
-        Membership { database: claim.database, user: claim.user, profile, pool: Some(pool), version, generation };
+    let membership = Membership::new(claim.database, claim.user, profile, listener_role, shared);
     let wants = shared.settings.intern(claim.settings);
     Ok(Box::new(Session::new(worker, handle, membership, wants, told, presence)))
 }
 
-/// The messages that let a client in.
-pub(super) fn welcome_in(proven: Vec<u8>, told: &Reported, key: &CancelKey) -> Vec<u8> {
+/// The messages that let a client in. Whether it is on a standby is told of its listener: it does not change with routing.
+pub(super) fn welcome_in(proven: Vec<u8>, told: &Reported, on_replica: bool, key: &CancelKey) -> Vec<u8> {
     let mut out = proven;
     out.reserve(512);
     out.extend(messages::AUTHENTICATION_OK);
+    if told.tells_standbys() {
+        messages::parameter_status(&mut out, IN_HOT_STANDBY, if on_replica { b"on" } else { b"off" });
+    }
     for (name, value) in told.iter() {
         messages::parameter_status(&mut out, name, value);
     }
@@ -119,7 +133,13 @@ async fn learn_welcome(
     profile: &Profile,
     claim: &Claim,
 ) -> Result<(Arc<Pool>, Arc<Reported>), ClientError> {
-    let pool = find_pool(worker, handle, profile, claim).await?;
+    let pool = loop {
+        match worker.shared.greeter(profile, &claim.database, &claim.user) {
+            Ok(pool) => break pool,
+            Err(_) if !handle.has(Signal::Goodbye) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(_) => return Err(ClientError::ShuttingDown),
+        }
+    };
     if let Some(welcome) = pool.welcome() {
         return Ok((pool, welcome));
     }

@@ -211,6 +211,7 @@ async fn welcome(
         stream.write_all(&negotiation).await?;
     }
     drop(packet);
+    let listener_role = running.config.listeners.get(listener).map(|listener| listener.role).unwrap_or_default();
     let profile = running.config.profile(&claim.database, &claim.user);
     // limits before the proof: a flood of wrong passwords must not crowd out anybody, and costs nothing
     if let Some(profile) = &profile {
@@ -246,7 +247,8 @@ async fn welcome(
         let client = Proven { stream, last: proven, sent: intake.into_rest() };
         return replication::greet(worker, handle, client, &profile, &claim, presence).await.map(Visitor::Replication);
     }
-    let mut session = greeting::greet(worker, handle, stream, proven, profile, claim, presence).await?;
+    let guest = greeting::Welcomed { profile, claim, listener_role };
+    let mut session = greeting::greet(worker, handle, stream, proven, guest, presence).await?;
     session.has_sent(intake.into_rest());
     Ok(Visitor::Client(session))
 }

@@ -62,7 +62,7 @@ pub async fn greet(
         () = leaving(client.stream, &mut sent) => return Err(Refusal::Gone),
     };
     let key = shared.cancels.register(handle, claim.long_keys);
-    let out = welcome_in(client.last, &server.login, &key);
+    let out = welcome_in(client.last, &server.login, false, &key);
     presence.key = Some(key);
     client.stream.write_all(&out).await?;
     Ok(Box::new(Replication::new(worker, handle, place, server, presence, &sent)))

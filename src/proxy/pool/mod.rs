@@ -1,7 +1,7 @@
 //! Lends server connections to clients and takes them back: one pool per (node, database, user), over all workers.
 //!
 //! Not here: who is primary (`topology`), how a connection logs in (`server`), which node to use (`session`). The
-//! numbers are [`accounting`]'s; this file is the lock around them, the dialling and the closing.
+//! numbers are [`accounting`]'s; this file is the lock around them and the closing, [`dialling`] the opening.
 //!
 //! Invariant: `connecting + idle + lent + closing <= size` (`+ reserve_size` while somebody has waited for long), over all
 //! workers: raised before the dial, lowered after the server has seen the close. A dial belongs to the pool, not to the
@@ -10,6 +10,7 @@
 pub mod accounting;
 pub mod budget;
 pub mod claim;
+pub mod dialling;
 pub mod login;
 
 use std::rc::Rc;
@@ -33,10 +34,6 @@ use crate::config::Profile;
 use crate::protocol::messages;
 use crate::sql::effects::Effects;
 
-/// The pause after a first failed dial; it doubles up to [`REST_MAX`]. PgBouncer: `server_login_retry` (15 s, flat).
-const REST_MIN: Duration = Duration::from_millis(50);
-/// The longest pause between dials while clients wait.
-const REST_MAX: Duration = Duration::from_secs(1);
 /// How long a server may take to hang up after Terminate before its place is given on.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
@@ -123,6 +120,8 @@ pub struct Pool {
     turned_us: AtomicU64,
     /// How long the last login took.
     login_us: AtomicU64,
+    /// When a dial to a standby failed last; 0 when the last one did not.
+    failed_ms: AtomicU64,
     /// Somebody will look whether an idle server should go to another pool.
     yields: AtomicBool,
 }
@@ -166,6 +165,7 @@ impl Pool {
             reads_sequences: AtomicBool::new(false),
             turned_us: AtomicU64::new(0),
             login_us: AtomicU64::new(0),
+            failed_ms: AtomicU64::new(0),
             yields: AtomicBool::new(false),
         }
     }
@@ -555,83 +555,6 @@ impl Pool {
             }
         }
         true
-    }
-
-    /// Opens a connection that the books count already.
-    fn dial(self: &Arc<Self>, worker: &Rc<Worker>) {
-        let (pool, worker) = (Arc::clone(self), Rc::clone(worker));
-        // its turn begins here, or it would give way before it has what it waits for; and again when it has that
-        pool.turned_us.store(worker.shared.now_us(), Ordering::Relaxed);
-        if !pool.looks_into.swap(true, Ordering::AcqRel) {
-            pool.hidden.store(worker.shared.hidden.view(&pool.key.cluster, &pool.settings.load().dbname));
-        }
-        tokio::task::spawn_local(async move {
-            let mut rest = REST_MIN;
-            loop {
-                let begun = Instant::now();
-                let startup = pool.usual_startup(&worker);
-                let error = match pool.connect(&worker, &startup).await {
-                    Ok(server) => {
-                        let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-                        pool.login_us.store(took, Ordering::Relaxed);
-                        pool.turned_us.store(worker.shared.now_us(), Ordering::Relaxed);
-                        return pool.arrived(&worker, server);
-                    }
-                    Err(_) if pool.forget_startup(&startup) => continue, // one client's settings are not everybody's
-                    Err(error) => error,
-                };
-                let first = pool.trouble.lock().replace(error.clone()).as_ref() != Some(&error);
-                if first {
-                    let (node, user, database) = (&*pool.key.node, &*pool.key.user, &*pool.key.database);
-                    let address = pool.endpoint.load().address();
-                    tracing::warn!(node, user, database, address, %error, "server login failed");
-                }
-                pool.books.lock().dial_failed();
-                for starved in pool.budgets.give_back() {
-                    starved.dial_for_waiters(&worker);
-                }
-                if error.is_final() {
-                    return pool.dismiss(&error);
-                }
-                tokio::time::sleep(rest).await;
-                rest = (rest * 2).min(REST_MAX);
-                let mut books = pool.books.lock();
-                books.rested();
-                if !books.dial(worker.shared.now_us(), || pool.budgets.take()) {
-                    drop(books);
-                    return pool.dial_for_waiters(&worker);
-                }
-            }
-        });
-    }
-
-    /// A dial has succeeded.
-    fn arrived(self: &Arc<Self>, worker: &Rc<Worker>, server: Box<Server>) {
-        if self.trouble.lock().take().is_some() {
-            let (node, user, database) = (&*self.key.node, &*self.key.user, &*self.key.database);
-            tracing::info!(node, user, database, "server login works again");
-        }
-        if server.startup.is_empty() {
-            self.welcome.store(Some(Arc::clone(&server.reported)));
-        }
-        let release = self.books.lock().dialled(worker.id, server);
-        let kept = matches!(release, Release::Kept);
-        if let Some(refused) = self.hand_over(worker, release) {
-            self.pass_on(worker, refused);
-        } else if kept && self.budgets.is_pressed() {
-            self.yield_idle(worker); // whoever it was for has left, and another pool has none
-        }
-        // more may wait than there are dials under way
-        self.dial_for_waiters(worker);
-    }
-
-    /// Nobody who waits can be served.
-    fn dismiss(&self, error: &DialError) {
-        let dismissed: Vec<_> = self.books.lock().dismiss().collect();
-        let error = login::told(error);
-        for (ticket, client) in dismissed {
-            client.refuse(ticket, error.clone());
-        }
     }
 
     /// Whether a settled server should not be used again: too old, or of a place that is not this pool's any more.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::kept::Kept;
 use super::statements::Prepared;
 use super::{Endpoint, Identity, Server};
 use crate::config::{ChannelBinding, Secret};
@@ -228,7 +229,7 @@ pub async fn connect(
             applied: Arc::clone(startup),
             dirty: None,
             sequence_of: None,
-            kept: Vec::new(),
+            kept: Kept::default(),
             database: database.into(),
             born: now,
             idle_since: now,

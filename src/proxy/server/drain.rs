@@ -12,7 +12,7 @@ use crate::protocol::frame::{HEADER_LEN, Scan, ready_status, scan_header, split_
 use crate::protocol::messages;
 use crate::protocol::pipeline::{Event, Owed, Receipt, Reply};
 use crate::proxy::session::naming::NO_STATEMENT;
-use crate::proxy::session::settings::{Interner, Reported};
+use crate::proxy::session::settings::{IN_HOT_STANDBY, Interner, Reported};
 
 /// The server cannot be brought to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -203,7 +203,7 @@ impl Server {
     pub fn note_parameter(&mut self, body: &[u8], interner: &Interner<Reported>) -> Option<()> {
         let (name, rest) = split_cstr(body)?;
         let (value, _) = split_cstr(rest)?;
-        if self.reported.value(name) != Some(value) {
+        if self.reported.value(name) != Some(value) && name != IN_HOT_STANDBY {
             let mut reported = Reported::clone(&self.reported);
             reported.set(name, value);
             if !reported.is_bounded() {

@@ -2,11 +2,13 @@
 //!
 //! - [`connect`]: dialling and logging in.
 //! - [`drain`]: bringing it to rest when its client has gone.
+//! - [`kept`]: requests that may have to be sent once more.
 //! - [`prefix`]: bringing it to a client's settings.
 //! - [`statements`]: what it has prepared.
 
 pub mod connect;
 pub mod drain;
+pub mod kept;
 pub mod prefix;
 pub mod statements;
 
@@ -17,6 +19,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use self::kept::Kept;
 use self::statements::Prepared;
 use super::session::settings::{Reported, Settings};
 use crate::net::buffer::Growing;
@@ -180,8 +183,8 @@ pub struct Server {
     pub out: Option<Growing>,
     /// How much of `out` has been taken.
     pub out_sent: usize,
-    /// A batch that may have to be sent once more, as its client sent it.
-    pub kept: Vec<u8>,
+    /// Requests that may have to be sent once more.
+    pub kept: Kept,
     /// Its socket does not take bytes any more; what it still says is read.
     pub deaf: bool,
 }

@@ -6,7 +6,7 @@
 //! first of its loan, was sent outside a block, and nothing of its answer has been passed on; after other columns only if
 //! it asks for their description as well, or the client would read rows by an old one.
 //!
-//! Not here: reads that are sent again because their server has died.
+//! Not here: reads that are asked of another node (`visit.rs`).
 
 use super::inbox::Inbox;
 use super::{Loan, Session};
@@ -67,8 +67,10 @@ impl Loan {
         self.again = Again::Never;
         let whole = batch.ends_in_sync && batch.turns == 1;
         if batch.shared && whole && !batch.names && server.pipeline.status() == b'I' {
-            server.kept.clear();
-            server.kept.extend_from_slice(bytes);
+            if self.visit.is_none() {
+                server.kept.clear();
+                server.kept.push(bytes); // what is sent to a replica is kept anyway
+            }
             self.again = Again::Kept { described: batch.described };
         }
     }
@@ -102,7 +104,7 @@ impl Session {
     pub(in crate::proxy) fn send_again(&mut self, loan: &mut Loan, server: &mut Server) {
         if loan.again == Again::Due {
             loan.again = Again::Never;
-            let mut bytes = std::mem::take(&mut server.kept);
+            let mut bytes = server.kept.take();
             bytes.extend_from_slice(self.inbox.bytes());
             self.inbox = Inbox::holding(bytes);
             // as before it was sent

@@ -12,57 +12,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::deadlines::{after, is_over};
+use super::destination::{Destination, Need, Visited};
 use super::run::End;
 use super::settings::Settings;
+use super::visit::Visit;
 use super::{Loan, Session};
 use crate::proxy::client::Signal;
 use crate::proxy::error::{self, ClientError};
 use crate::proxy::pool::{Lent, Pool};
+use crate::proxy::route::counters::Event;
 use crate::proxy::server::Server;
 
 /// How often a request looks whether there is a primary by now.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl Session {
-    /// The pool of now: the configuration or the primary may have changed since the last request.
-    fn pool(&mut self) -> Result<Arc<Pool>, End> {
-        let shared = &self.worker.shared;
-        let (version, generation) = (shared.board.version(), shared.generation());
-        if let Some(pool) = &self.member.pool
-            && self.member.version == version
-            && self.member.generation == generation
-        {
-            return Ok(Arc::clone(pool));
-        }
-        if self.member.generation != generation {
-            let profile = shared.running().config.profile(&self.member.database, &self.member.user);
-            let Some(profile) = profile else {
-                return Err(ClientError::NoSuchDatabase(self.member.database.to_string()).into());
-            };
-            self.member.profile = profile;
-            self.member.generation = generation;
-        }
-        self.member.version = version;
-        match shared.route(&self.member.profile, &self.member.database, &self.member.user) {
-            Ok(pool) => {
-                self.member.pool = Some(Arc::clone(&pool));
-                Ok(pool)
-            }
-            Err(missing) => {
-                self.member.pool = None;
-                Err(ClientError::NoPrimary(missing).into())
-            }
-        }
-    }
-
     /// Borrows a server and brings it to the client's state, waiting `query_wait` at most.
-    pub(super) async fn borrow(&mut self) -> Result<Loan, End> {
+    pub(super) async fn borrow(&mut self, need: Need) -> Result<Loan, End> {
         self.deadlines.end_wait();
-        let lent = loop {
-            let pool = match self.pool() {
-                Ok(pool) => pool,
-                Err(End::Fault(error @ ClientError::NoPrimary(_))) => {
-                    self.wait_for_primary(error).await?;
+        let (pool, replica, server) = loop {
+            let Destination { pool, replica } = match self.destination(need).await {
+                Ok(destination) => destination,
+                Err(End::Fault(error @ (ClientError::NoPrimary(_) | ClientError::NoReplica(_)))) => {
+                    self.wait_for_node(error).await?;
                     continue;
                 }
                 Err(end) => return Err(end),
@@ -82,7 +54,7 @@ impl Session {
                         Err(end) => {
                             pool.leave(&self.worker, &self.handle, ticket);
                             if end == End::Fault(ClientError::PoolRetired) {
-                                self.member.pool = None;
+                                self.turned_away(replica);
                                 continue;
                             }
                             return Err(end);
@@ -101,13 +73,21 @@ impl Session {
                     continue;
                 }
             }
-            break (pool, server);
+            // while it waited here the node may have restarted, further back than what it was chosen for
+            if let (Some(visited), Some(replicas)) = (replica, &self.member.replicas)
+                && !replicas.is_same_life(visited)
+            {
+                pool.give_back(&self.worker, server);
+                continue;
+            }
+            break (pool, replica, server);
         };
         self.deadlines.end_wait();
         self.arm_if_any();
-        let (pool, server) = lent;
         self.handle.working_on(&server.identity);
         let mut loan = Loan::new(server, pool, std::rc::Rc::clone(&self.worker));
+        loan.visit = replica.map(Visit::at);
+        self.count(if replica.is_some() { Event::ToReplica } else { Event::ToPrimary });
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
         let written = self.write_prefix(&mut loan, &mut server);
         loan.server = Some(server);
@@ -166,8 +146,16 @@ impl Session {
         self.arm();
     }
 
-    /// Waits a moment for a primary.
-    async fn wait_for_primary(&mut self, error: ClientError) -> Result<(), End> {
+    /// The place to wait is not there any more.
+    fn turned_away(&mut self, replica: Option<Visited>) {
+        match (replica, &mut self.member.replicas) {
+            (Some(visited), Some(replicas)) => replicas.avoid(visited),
+            _ => self.member.leave_pool(),
+        }
+    }
+
+    /// Waits a moment for a primary, or for a replica.
+    async fn wait_for_node(&mut self, error: ClientError) -> Result<(), End> {
         self.begin_wait();
         if is_over(self.deadlines.query_wait, self.worker.shared.now_ms()) {
             return Err(error.into());

@@ -70,12 +70,22 @@ impl Session {
                 loan.fatal.as_deref().map(|fields| crate::protocol::error_response::ServerError::read(fields).text());
             tracing::warn!(client = self.handle.id, node, user, database, server_pid, said, "server went away");
         }
+        let visit = loan.visit.as_ref().filter(|_| status == b'I' && !half_told);
+        let mut server = server;
+        let reads = visit.is_some_and(|_| !idle);
+        if let Some(visit) = visit {
+            self.pending.clear();
+            self.replica_lost(visit, &mut server);
+        }
         loan.pool.discard(&self.worker, server);
         let rest_of_message = std::mem::take(&mut self.message_left);
         self.discard_left += rest_of_message;
         self.pending.clear();
         if half_told {
             return Err(End::Gone); // nothing can follow half a message
+        }
+        if reads && !self.depends_on(loan) {
+            return Ok(());
         }
         if self.depends_on(loan) {
             let error = match &loan.fatal {
@@ -107,7 +117,7 @@ impl Session {
     }
 
     /// Answers every turn that was on its way with an error.
-    fn tell_lost(&mut self, error: &ClientError, readies: usize, open: bool, status: u8) {
+    pub(super) fn tell_lost(&mut self, error: &ClientError, readies: usize, open: bool, status: u8) {
         for _ in 0..readies {
             self.outbox.append(|out| {
                 error.write(out);

@@ -1,8 +1,10 @@
 //! A client's session: what it owns, and the loop of its life.
 //!
 //! - [`run`]: the loop: read a request, borrow a server, relay, give it back
+//! - [`destination`]: which node a request goes to
 //! - [`borrow`]: getting a server, with a bound; [`ending`]: when either side goes away
 //! - [`inbox`], [`outbox`]: bytes on their way
+//! - [`turn`]: what a request is, for routing; [`visit`]: a replica's server, and what is asked again when it fails
 //! - [`request`]: a client's messages on their way to a server, [`naming`]: those that name a prepared statement,
 //!   [`again`]: those that are sent twice
 //! - [`deadlines`]: when its patience ends
@@ -13,6 +15,7 @@
 pub mod again;
 pub mod borrow;
 pub mod deadlines;
+pub mod destination;
 pub mod ending;
 pub mod inbox;
 pub mod lost;
@@ -25,25 +28,31 @@ pub mod settings;
 pub mod settle;
 pub mod statements;
 pub mod trail;
+pub mod turn;
+pub mod visit;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use self::again::Again;
 use self::deadlines::Deadlines;
+use self::destination::{Need, Replicas};
 use self::inbox::Inbox;
 use self::lost::LostBlock;
 use self::outbox::Outbox;
 use self::settings::{Reported, Settings};
 use self::statements::ClientStatements;
 use self::trail::Trail;
+use self::turn::Mood;
+use self::visit::Visit;
 use super::client::ClientHandle;
 use super::error::ClientError;
 use super::handshake::Presence;
 use super::pool::Pool;
 use super::server::Server;
+use super::shared::Shared;
 use super::worker::Worker;
-use crate::config::Profile;
+use crate::config::{Profile, RoutingRole};
 use crate::net::stream::{Socket, Stream};
 use crate::sql::effects::Effects;
 
@@ -56,12 +65,36 @@ pub struct Membership {
     pub user: Arc<str>,
     /// What holds for the two.
     pub profile: Profile,
-    /// Where it borrows servers; `None` while there is no primary.
-    pub pool: Option<Arc<Pool>>,
+    /// Where its listener sends statements.
+    listener_role: RoutingRole,
+    /// Where it borrows servers of the primary; `None` while there is none.
+    pool: Option<Arc<Pool>>,
+    /// Where it reads; `None` where everything goes to the primary.
+    replicas: Option<Box<Replicas>>,
     /// The topology's version.
-    pub version: u64,
+    version: u64,
     /// The configuration's.
-    pub generation: u64,
+    generation: u64,
+}
+
+impl Membership {
+    /// Of a client that has just logged in: where it belongs is looked up with its first request.
+    #[must_use]
+    pub fn new(
+        database: Arc<str>,
+        user: Arc<str>,
+        profile: Profile,
+        listener_role: RoutingRole,
+        shared: &Shared,
+    ) -> Self {
+        let generation = shared.generation();
+        Self { database, user, profile, listener_role, pool: None, replicas: None, version: u64::MAX, generation }
+    }
+
+    /// Its pool is not the one to use any more.
+    fn leave_pool(&mut self) {
+        self.pool = None;
+    }
 }
 
 /// A client.
@@ -94,6 +127,10 @@ pub struct Session {
     /// A request was refused: everything up to its Sync is dropped.
     pub(super) skip_to_sync: bool,
     lost: Option<LostBlock>,
+    /// What of its settings matters for routing.
+    mood: Option<Mood>,
+    /// Where the next request has to go because another node has refused it.
+    rerun: Option<Need>,
     /// The server this session depended on is gone: its next request ends it with this.
     session_lost: Option<ClientError>,
     deadlines: Deadlines,
@@ -129,6 +166,8 @@ impl Session {
             discard_left: 0,
             skip_to_sync: false,
             lost: None,
+            mood: None,
+            rerun: None,
             session_lost: None,
             deadlines: Deadlines::default(),
             _presence: presence,
@@ -199,6 +238,10 @@ pub struct Loan {
     pins: Effects,
     /// Whether the first batch may be sent once more.
     pub(super) again: Again,
+    /// What matters because it is a replica's.
+    pub(super) visit: Option<Visit>,
+    /// Turns that have been sent to their end.
+    pub(super) turns: u32,
 }
 
 impl Loan {
@@ -231,6 +274,8 @@ impl Loan {
             trail: Trail::default(),
             pins: Effects::NONE,
             again: Again::default(),
+            visit: None,
+            turns: 0,
         }
     }
 

@@ -22,7 +22,8 @@ impl Session {
     /// Notes that a text with these `effects` is about to be sent. `hints` is where else names of settings may stand.
     ///
     /// # Errors
-    /// Why it must not be sent: [`ClientError::PinsForbidden`], [`ClientError::SequenceElsewhere`].
+    /// Why it must not be sent: [`ClientError::PinsForbidden`], [`ClientError::SequenceElsewhere`],
+    /// [`ClientError::SilentOnReplica`].
     pub(super) fn notice(
         &mut self,
         effects: Effects,
@@ -35,6 +36,9 @@ impl Session {
             return Ok(()); // the server is the client's own, its login included
         }
         loan.trail.step();
+        if let Some(error) = loan.visit.as_ref().and_then(|visit| self.is_silent_here(sql, visit)) {
+            return Err(error);
+        }
         let effects = effects | self.hidden_effects(effects, sql, loan, server);
         if effects.is_empty() {
             return Ok(());

@@ -63,6 +63,7 @@ impl Loan {
             || self.turn_sent && server.pipeline.prefix_open()
             || self.prefix_failed
             || self.again == Again::Due
+            || self.visit.as_ref().is_some_and(|visit| visit.over || visit.refused)
             || server.pipeline.len() >= OWED_MAX
     }
 }
@@ -98,6 +99,8 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
         let data = inbox.bytes();
+        // the beginning of this turn has been sent and is not here any more
+        let mut turn_from = (self.message_left == 0 && !server.pipeline.has_open_batch()).then_some(0);
         // a state prefix travels with the first turn
         let mut out = Outgoing { data, run: 0, made: loan.prefix.take() };
         let mut at = 0;
@@ -143,6 +146,9 @@ impl Session {
             if self.waits_for_name(tag, body, server) {
                 break;
             }
+            if loan.visit.is_some() && turn_from == Some(at) && !self.may_follow(rest, loan, server) {
+                break;
+            }
             let way = match self.account(tag, body, total, loan, server, &mut out, at) {
                 Ok(way) => way,
                 // what stands before it has been accounted for and must go out all the same
@@ -184,7 +190,12 @@ impl Session {
                 }
                 b'Q' | b'S' | b'F' => {
                     loan.turn_sent = true;
+                    loan.turns = loan.turns.saturating_add(1);
                     self.names.turn_sent();
+                    if loan.visit.is_some() {
+                        self.keep_turn(loan, server, turn_from.and_then(|from| data.get(from..at)));
+                    }
+                    turn_from = Some(at);
                 }
                 _ => {}
             }

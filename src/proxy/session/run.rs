@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use super::deadlines::{after, is_over};
+use super::destination::Need;
 use super::inbox::HOLD_MAX;
 use super::{Loan, Session};
 use crate::config::PoolMode;
@@ -79,7 +80,8 @@ impl Session {
         if self.is_statement_mode() && self.begins_block() {
             return self.refuse(ClientError::StatementMode);
         }
-        let mut loan = match self.borrow().await {
+        let routed = self.route();
+        let mut loan = match self.borrow(routed.need).await {
             Ok(loan) => loan,
             // a session whose own login was refused would not have come about
             Err(End::Fault(error @ ClientError::ServerRefused(_))) if self.is_session_mode() => {
@@ -91,6 +93,10 @@ impl Session {
             Err(end) => return Err(end),
         };
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
+        server.kept.clear();
+        if let Some(visit) = &mut loan.visit {
+            (visit.block, visit.all) = (routed.block, routed.need == Need::Replica);
+        }
         loan.relayed = true;
         let mut unread = false;
         let relayed = loop {
@@ -111,12 +117,16 @@ impl Session {
             }
         };
         self.handle.not_working();
+        self.stamp(&loan, routed);
         self.quiet_deadlines();
         self.names.leave_server();
         loan.server = Some(server);
         loan.relayed = false;
         match relayed {
             Ok(()) => {
+                if let Some(replicas) = &mut self.member.replicas {
+                    replicas.forgive();
+                }
                 self.give_back(loan);
                 Ok(())
             }

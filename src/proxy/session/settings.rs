@@ -22,6 +22,9 @@ pub struct Reported(Vec<(Box<[u8]>, Box<[u8]>)>);
 const REPORTED_MAX: usize = 200;
 const REPORTED_BYTES_MAX: usize = 128 * 1024;
 
+/// What tells a primary from a standby.
+pub const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
+
 /// Reported parameters that a session may set itself, in lower case. The others describe the server or the user.
 const SETTABLE: [&[u8]; 9] = [
     b"application_name",
@@ -132,9 +135,21 @@ impl Settings {
 }
 
 impl Reported {
-    /// With `name` reported as `value`.
+    /// With `name` reported as `value`. What tells a primary from a standby is left out: clients are told that of their
+    /// listener, not of whichever server they get.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        insert(&mut self.0, name, value);
+        if name != IN_HOT_STANDBY {
+            insert(&mut self.0, name, value);
+        }
+    }
+
+    /// Whether such a server reports `in_hot_standby` (PostgreSQL 14 and later).
+    #[must_use]
+    pub fn tells_standbys(&self) -> bool {
+        let version = self.value(b"server_version").unwrap_or_default();
+        let major =
+            version.split(|byte| !byte.is_ascii_digit()).next().and_then(|digits| std::str::from_utf8(digits).ok());
+        major.and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 14)
     }
 
     /// The value of `name`, spelled as the server spells it.
@@ -247,8 +262,8 @@ mod tests {
 
     #[test]
     fn what_a_client_changed_is_learned_and_what_only_describes_the_server_is_not() {
-        let login = reported(&[("TimeZone", "Etc/UTC"), ("DateStyle", "ISO, MDY"), ("in_hot_standby", "off")]);
-        let now = reported(&[("TimeZone", "Europe/Paris"), ("DateStyle", "ISO, MDY"), ("in_hot_standby", "on")]);
+        let login = reported(&[("TimeZone", "Etc/UTC"), ("DateStyle", "ISO, MDY"), ("is_superuser", "off")]);
+        let now = reported(&[("TimeZone", "Europe/Paris"), ("DateStyle", "ISO, MDY"), ("is_superuser", "on")]);
         let learned = Settings::default().learn(&now, &login);
         assert_eq!(learned.iter().collect::<Vec<_>>(), [(b"timezone" as &[u8], b"Europe/Paris" as &[u8])]);
     }

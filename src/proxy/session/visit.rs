@@ -1,0 +1,144 @@
+//! A replica's server that is lent: only reads are sent to it, and those it has not answered are kept, so that they can be
+//! asked of another node when this one goes away or refuses.
+//!
+//! Outside a block nobody can tell a read that was asked twice from one that was asked once, as long as nothing of the first
+//! answer has been passed on. Inside one its earlier answers have been: such a block is lost with its server (`lost.rs`).
+
+use super::destination::{Need, Visited};
+use super::inbox::Inbox;
+use super::{Loan, Session};
+use crate::pg::SqlState;
+use crate::protocol::error_response::ServerError;
+use crate::protocol::messages;
+use crate::proxy::error::ClientError;
+use crate::proxy::route::counters::Event;
+use crate::proxy::server::Server;
+
+/// What matters of a loan because it is a replica's.
+#[derive(Debug)]
+pub struct Visit {
+    /// Where.
+    pub at: Visited,
+    /// It was begun with `BEGIN READ ONLY`: everything up to its end runs here.
+    pub block: bool,
+    /// Everything runs here, as no other node will do.
+    pub all: bool,
+    /// Some request was not kept: nothing can be asked again.
+    pub unkept: bool,
+    /// Part of the answer to the oldest request has been passed on.
+    pub told: bool,
+    /// The oldest request has been refused: it goes to the primary as soon as the server has come to its end.
+    pub refused: bool,
+    /// The client's next request does not belong here.
+    pub over: bool,
+}
+
+impl Visit {
+    /// One that has just begun.
+    #[must_use]
+    pub const fn at(at: Visited) -> Self {
+        Self { at, block: false, all: false, unkept: false, told: false, refused: false, over: false }
+    }
+}
+
+/// Why a standby refuses what the primary would do.
+fn refusal(error: &ServerError) -> Option<Event> {
+    match error.code? {
+        SqlState::READ_ONLY_SQL_TRANSACTION
+        | SqlState::FEATURE_NOT_SUPPORTED
+        | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            if !error.stale_plan =>
+        {
+            Some(Event::Refused)
+        }
+        // a read at the default isolation conflicts with nothing but recovery
+        SqlState::SERIALIZATION_FAILURE => Some(Event::Conflict),
+        _ => None,
+    }
+}
+
+impl Session {
+    /// Keeps a turn that is being sent to a replica, as far as that is wanted.
+    ///
+    /// `None` when it is not here as a whole.
+    pub(super) fn keep_turn(&self, loan: &mut Loan, server: &mut Server, turn: Option<&[u8]>) {
+        let Some(visit) = &mut loan.visit else { return };
+        if server.pipeline.status() != b'I' || visit.unkept {
+            return; // in a block, or behind what could not be kept
+        }
+        match turn.filter(|turn| server.kept.bytes() + turn.len() <= self.member.profile.replay_max) {
+            Some(turn) => server.kept.push(turn),
+            None => visit.unkept = true,
+        }
+    }
+
+    /// Whether the replica's error is not for the client: the request is asked of the primary instead.
+    pub(in crate::proxy) fn takes_elsewhere(
+        &mut self,
+        loan: &mut Loan,
+        server: &mut Server,
+        error: &ServerError,
+    ) -> bool {
+        let Some(visit) = &mut loan.visit else { return false };
+        let Some(event) = refusal(error) else { return false };
+        // what has been sent behind it would overtake it
+        let alone = server.kept.turns() == 1 && server.pipeline.readies() <= 1;
+        if visit.all || visit.unkept || visit.told || server.pipeline.status() != b'I' || !alone {
+            return false;
+        }
+        visit.refused = true;
+        server.pipeline.swallow_readies();
+        self.count(event);
+        true
+    }
+
+    /// The refused request goes back to where it came from.
+    pub(in crate::proxy) fn take_back(&mut self, loan: &mut Loan, server: &mut Server) {
+        if let Some(visit) = &mut loan.visit
+            && visit.refused
+        {
+            visit.over = true;
+            self.ask_again(server.kept.take());
+            self.rerun = Some(Need::Primary);
+            loan.trail = super::Trail::default(); // nothing of it has run
+        }
+    }
+
+    /// What was asked of a replica and not answered is the client's next request again.
+    fn ask_again(&mut self, mut bytes: Vec<u8>) {
+        bytes.extend_from_slice(self.inbox.bytes());
+        self.inbox = Inbox::holding(bytes);
+        self.scanned = 0;
+    }
+
+    /// The replica has gone, outside a block: what it owes is asked of another node.
+    pub(super) fn replica_lost(&mut self, visit: &Visit, server: &mut Server) {
+        if let Some(replicas) = &mut self.member.replicas {
+            replicas.avoid(visit.at);
+        }
+        let (readies, open) = (server.pipeline.readies(), server.pipeline.has_open_batch());
+        if visit.unkept {
+            self.count(Event::Broken);
+            return self.tell_lost(&ClientError::ReadLost, readies, open, b'I');
+        }
+        if visit.told {
+            self.count(Event::Broken);
+            server.kept.answered();
+            self.outbox.append(|out| {
+                ClientError::ReadLost.write(out);
+                out.extend_from_slice(&messages::ready_for_query(b'I'));
+            });
+        }
+        if server.kept.turns() > 0 {
+            self.count(Event::Lost);
+            self.ask_again(server.kept.take());
+        }
+    }
+
+    /// Counts something that has to do with routing.
+    pub(in crate::proxy) fn count(&self, event: Event) {
+        if let Some(counters) = self.worker.shared.counters.get(self.worker.id) {
+            counters.count(event);
+        }
+    }
+}
