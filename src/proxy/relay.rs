@@ -422,7 +422,7 @@ impl Session {
             Receipt::Ready => {
                 self.note_ready(loan, server, incoming, at)?;
                 if let Some(visit) = &mut loan.visit {
-                    server.kept.answered();
+                    self.turn_answered(server);
                     visit.told = false;
                     incoming.turn_ends(at + here);
                 }
@@ -563,12 +563,16 @@ impl Session {
             return Err(End::Fault(ClientError::ServerRefused(body.into())));
         }
         let turn_ended = loan.turn_sent;
-        server.kept.clear(); // the client is told
         server.pipeline.swallow_readies();
         server.unnamed = None;
         loan.trail = Trail::default(); // nothing of it has run
         loan.prefix_failed = true;
         loan.repair_due = true;
+        if turn_ended && self.is_refused_whole(loan, server) {
+            incoming.forget_turn(at, &mut self.pending);
+            return Ok(());
+        }
+        server.kept.clear(); // the client is told
         let made = incoming.at(at, &mut self.pending);
         error_response::relabel(made, Severity::Error, body);
         if turn_ended {

@@ -130,6 +130,16 @@ impl Analysis {
         verdict
     }
 
+    /// A standby has refused to run it although [`Self::verdict`] said that it reads: until something else is known, it does
+    /// not.
+    pub fn refused(&self, knowledge: &impl Knowledge) {
+        let generation = knowledge.generation();
+        if matches!(self.said, Said::Reads(_)) && generation != 0 && generation >> (u64::BITS - VERDICT_BITS) == 0 {
+            let verdict = Verdict::write(Reason::RefusedByStandby);
+            self.memo.store(generation << VERDICT_BITS | u64::from(verdict.pack()), Ordering::Relaxed);
+        }
+    }
+
     /// The names of the functions that it calls, folded; of a candidate for a standby only.
     pub fn calls(&self) -> impl Iterator<Item = &[u8]> {
         self.names().into_iter().flat_map(|names| &names.calls).map(|name| &**name)

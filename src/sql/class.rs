@@ -167,6 +167,7 @@ reasons! {
     UnknownFunction "unknown_function" "calls a function that is not in the catalogue as it was read",
     WritingName "writing_name" "names something that may write or is not on standbys: a view, type or column function, an unlogged table",
     WritesEverywhere "writes_everywhere" "the database has an operator or cast that may write",
+    RefusedByStandby "refused_by_standby" "a standby has refused it, although nothing told that it writes",
     CatalogueUnread "catalogue_unread" "the database's catalogue has not been read yet",
     SeveralStatements "several_statements" "several statements, of which not all only read",
     UnknownStatement "unknown_statement" "begins with no word that is known",

@@ -10,7 +10,15 @@ pub struct Kept {
     bytes: Vec<u8>,
     /// Of `bytes`, what has been answered.
     start: usize,
-    turns: VecDeque<usize>,
+    turns: VecDeque<Turn>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    bytes: usize,
+    /// The last change of its client's names that came with it.
+    serial: u32,
 }
 
 /// Memory that is not given back once nothing is kept.
@@ -25,18 +33,20 @@ impl Kept {
         self.start = 0;
     }
 
-    /// Keeps a turn that is being sent.
-    pub fn push(&mut self, turn: &[u8]) {
-        self.bytes.extend_from_slice(turn);
-        self.turns.push_back(turn.len());
+    /// Keeps a turn that is being sent; `serial` is the last change of its client's names up to its end.
+    pub fn push(&mut self, bytes: &[u8], serial: u32) {
+        self.bytes.extend_from_slice(bytes);
+        self.turns.push_back(Turn { bytes: bytes.len(), serial });
     }
 
-    /// The oldest has been answered.
-    pub fn answered(&mut self) {
-        self.start += self.turns.pop_front().unwrap_or(0);
+    /// The oldest has been answered; says up to which change of names.
+    pub fn answered(&mut self) -> Option<u32> {
+        let turn = self.turns.pop_front()?;
+        self.start += turn.bytes;
         if self.turns.is_empty() {
             self.clear();
         }
+        Some(turn.serial)
     }
 
     /// All that is not answered; nothing is kept any more.
@@ -45,6 +55,13 @@ impl Kept {
         bytes.drain(..self.start.min(bytes.len()));
         self.clear();
         bytes
+    }
+
+    /// The oldest turn, if any.
+    #[must_use]
+    pub fn oldest(&self) -> &[u8] {
+        let bytes = self.turns.front().map_or(0, |turn| turn.bytes);
+        self.bytes.get(self.start..self.start + bytes).unwrap_or_default()
     }
 
     /// How many turns.
@@ -68,15 +85,14 @@ mod tests {
     fn what_is_answered_is_not_sent_again() {
         let mut kept = Kept::default();
         for turn in ["one", "two", "three"] {
-            kept.push(turn.as_bytes());
+            kept.push(turn.as_bytes(), 7);
         }
-        kept.answered();
+        assert_eq!((kept.oldest(), kept.answered()), (&b"one"[..], Some(7)));
         assert_eq!((kept.turns(), kept.bytes()), (2, 8));
         assert_eq!(kept.take(), b"twothree");
         assert_eq!((kept.turns(), kept.bytes(), kept.take()), (0, 0, vec![]));
-        kept.push(b"four");
-        kept.answered();
-        kept.answered();
+        kept.push(b"four", 8);
+        assert_eq!((kept.answered(), kept.answered()), (Some(8), None));
         assert_eq!((kept.turns(), kept.bytes()), (0, 0));
     }
 }

@@ -69,7 +69,7 @@ impl Loan {
         if batch.shared && whole && !batch.names && server.pipeline.status() == b'I' {
             if self.visit.is_none() {
                 server.kept.clear();
-                server.kept.push(bytes); // what is sent to a replica is kept anyway
+                server.kept.push(bytes, 0); // what is sent to a replica is kept anyway
             }
             self.again = Again::Kept { described: batch.described };
         }

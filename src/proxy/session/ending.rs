@@ -111,7 +111,10 @@ impl Session {
             return Ok(());
         }
         if !idle {
-            self.tell_lost(&ClientError::OutcomeUnknown, readies, open, b'I');
+            // a block that only reads has nothing to commit
+            let reads = loan.visit.as_ref().is_some_and(|visit| visit.block);
+            let error = if reads { ClientError::BlockLost } else { ClientError::OutcomeUnknown };
+            self.tell_lost(&error, readies, open, b'I');
         }
         Ok(())
     }

@@ -78,7 +78,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Of a client that has just logged in: where it belongs is looked up with its first request.
+    /// Of a client that has just logged in. Where it reads is looked up with its first request; that it may use the
+    /// primary's pool keeps that pool in being.
     #[must_use]
     pub fn new(
         database: Arc<str>,
@@ -88,7 +89,8 @@ impl Membership {
         shared: &Shared,
     ) -> Self {
         let generation = shared.generation();
-        Self { database, user, profile, listener_role, pool: None, replicas: None, version: u64::MAX, generation }
+        let pool = shared.route(&profile, &database, &user).ok();
+        Self { database, user, profile, listener_role, pool, replicas: None, version: u64::MAX, generation }
     }
 
     /// Its pool is not the one to use any more.

@@ -151,6 +151,31 @@ impl ClientStatements {
         }
     }
 
+    /// The last change there has been.
+    #[must_use]
+    pub fn last_serial(&self) -> u32 {
+        self.0.as_ref().map_or(0, |names| names.last_serial)
+    }
+
+    /// Changes up to `serial` have been answered: they cannot be undone any more.
+    pub fn settled_to(&mut self, serial: u32) {
+        if let Some(names) = &mut self.0
+            && serial > names.settled_serial
+        {
+            names.settled_serial = serial;
+            names.closing.retain(|(closing, ..)| *closing > serial);
+            names.replaced.retain(|(change, _)| *change > serial);
+        }
+    }
+
+    /// Nothing that has not been answered has happened: it will be asked again.
+    pub fn undo_unanswered(&mut self) {
+        let Some((settled, last)) = self.0.as_ref().map(|names| (names.settled_serial, names.last_serial)) else {
+            return;
+        };
+        (settled..last).rev().for_each(|before| self.undo(before + 1));
+    }
+
     /// Everything sent so far is answered: nothing can be undone any more.
     pub fn settled(&mut self) {
         if let Some(names) = &mut self.0 {
@@ -219,6 +244,23 @@ mod tests {
         assert!(names.named(b"a").is_none());
         names.undo(closed);
         assert!(names.named(b"a").is_some());
+    }
+
+    #[test]
+    fn what_is_asked_again_finds_its_names_free_and_what_was_answered_stays() {
+        let registry = Registry::default();
+        let statement = |n: u32| registry.statement(format!("select {n}\0\0\0").as_bytes());
+        let mut names = ClientStatements::default();
+        names.add(b"answered", statement(1));
+        names.settled_to(names.last_serial());
+        names.add(b"a", statement(2));
+        names.change_unnamed(Unnamed::Once(statement(3)));
+        names.remove(b"answered");
+        names.remove(b"a");
+        names.add(b"a", statement(4));
+        names.undo_unanswered();
+        assert!(names.named(b"answered").is_some() && names.named(b"a").is_none());
+        assert!(matches!(names.unnamed(), Unnamed::None));
     }
 
     #[test]

@@ -44,8 +44,9 @@ impl Routed {
         match verdict.class {
             Class::Read => Self { need: Need::Read, block: false, done: Some(Done::Read) },
             Class::ReadOnlyBegin => Self { need: Need::Read, block: true, done: Some(Done::Read) },
-            Class::SessionState => Self { need: Need::Anywhere, block: false, done: None },
-            Class::Write | Class::Begin | Class::End | Class::Unknown => Self::PRIMARY,
+            // the end of a block that is none shows nothing either: pools of applications send it all the time
+            Class::SessionState | Class::End => Self { need: Need::Anywhere, block: false, done: None },
+            Class::Write | Class::Begin | Class::Unknown => Self::PRIMARY,
         }
     }
 }
@@ -230,6 +231,30 @@ impl Session {
             return Verdict::new(Class::ReadOnlyBegin, Reason::BeginReadOnly);
         }
         verdict
+    }
+
+    /// A replica has refused a request that was taken for a read: its statements are no reads from now on.
+    pub(super) fn note_refusal(&self, mut data: &[u8]) {
+        let Some(replicas) = &self.member.replicas else { return };
+        let hidden = replicas.hidden.read();
+        let lens = Lens { lists: &replicas.lists, catalogue: &**hidden };
+        while let Ok(Scan::Header { tag, body_len }) = scan_client(data) {
+            let total = HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN);
+            let Some(body) = data.get(HEADER_LEN..total) else { return };
+            data = data.get(total..).unwrap_or_default();
+            let text = match tag {
+                b'Q' => Some(body),
+                b'P' => split_cstr(body).map(|(_, definition)| definition),
+                b'B' => {
+                    let name = split_cstr(body).and_then(|(_, rest)| Some(split_cstr(rest)?.0));
+                    name.and_then(|name| self.names.named(name)).map(|statement| statement.definition.as_ref())
+                }
+                _ => None,
+            };
+            if let Some((sql, _)) = text.and_then(split_cstr) {
+                self.worker.classes.analyse(sql, true).refused(&lens);
+            }
+        }
     }
 
     /// Whether the next request, which begins with `data`, may be sent to the replica that is lent, behind what it is asked

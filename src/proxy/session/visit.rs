@@ -67,7 +67,7 @@ impl Session {
             return; // in a block, or behind what could not be kept
         }
         match turn.filter(|turn| server.kept.bytes() + turn.len() <= self.member.profile.replay_max) {
-            Some(turn) => server.kept.push(turn),
+            Some(turn) => server.kept.push(turn, self.names.last_serial()),
             None => visit.unkept = true,
         }
     }
@@ -89,7 +89,21 @@ impl Session {
         visit.refused = true;
         server.pipeline.swallow_readies();
         self.count(event);
+        if error.code == Some(SqlState::READ_ONLY_SQL_TRANSACTION) {
+            self.note_refusal(server.kept.oldest());
+        }
         true
+    }
+
+    /// Whether a request that the replica has skipped, as it cannot be brought to the session's settings, is asked of the
+    /// primary instead: what they name may not have come here yet.
+    pub(in crate::proxy) fn is_refused_whole(&self, loan: &mut Loan, server: &Server) -> bool {
+        let Some(visit) = &mut loan.visit else { return false };
+        visit.refused = !visit.all && !visit.unkept && server.kept.turns() == 1;
+        if visit.refused {
+            self.count(Event::Refused);
+        }
+        visit.refused
     }
 
     /// The refused request goes back to where it came from.
@@ -104,8 +118,16 @@ impl Session {
         }
     }
 
+    /// The oldest request has been answered.
+    pub(in crate::proxy) fn turn_answered(&mut self, server: &mut Server) {
+        if let Some(serial) = server.kept.answered() {
+            self.names.settled_to(serial);
+        }
+    }
+
     /// What was asked of a replica and not answered is the client's next request again.
     fn ask_again(&mut self, mut bytes: Vec<u8>) {
+        self.names.undo_unanswered();
         bytes.extend_from_slice(self.inbox.bytes());
         self.inbox = Inbox::holding(bytes);
         self.scanned = 0;
@@ -123,7 +145,7 @@ impl Session {
         }
         if visit.told {
             self.count(Event::Broken);
-            server.kept.answered();
+            self.turn_answered(server);
             self.outbox.append(|out| {
                 ClientError::ReadLost.write(out);
                 out.extend_from_slice(&messages::ready_for_query(b'I'));
