@@ -47,6 +47,8 @@ impl Effects {
     pub const DEFINES: Self = Self(1 << 13);
     /// A table or a view may do after it what its definition names.
     pub const REFERS: Self = Self(1 << 15);
+    /// What may be read on a standby may be different after it. Not after a `DROP`: what is known then is only too cautious.
+    pub const OUTDATES: Self = Self(1 << 16);
     /// Creates something, temporary if the search path says so.
     pub const CREATES: Self = Self(1 << 14);
 
@@ -135,8 +137,15 @@ enum Verb {
     Set,
     /// `SET` and what follows it says that it ends with the transaction, or is read already.
     Other,
+    /// The next words say what is created.
     Create,
+    /// What is created is said already.
+    Created,
+    /// Of a schema's other words, some may say what is created in it.
+    CreateSchema,
     Alter,
+    /// A table, a sequence, or something as harmless.
+    AlterTable,
     Declare,
     Do,
     Explain,
@@ -197,8 +206,15 @@ impl Reading<'_> {
         }
     }
 
+    const fn creates(&self) -> bool {
+        matches!(self.verb, Verb::Create | Verb::Created | Verb::CreateSchema)
+    }
+
     /// A literal, which is code behind `DO`.
     fn code(&mut self, inner: &[u8]) {
+        if self.verb == Verb::Do && ["create", "alter", "import"].iter().any(|word| contains(inner, word.as_bytes())) {
+            self.effects |= Effects::OUTDATES; // in the middle of it, or in a text that is executed
+        }
         if self.verb == Verb::Do && self.nesting > 0 {
             self.effects |= of_nested(inner, self.nesting - 1);
         }
@@ -250,16 +266,51 @@ impl Reading<'_> {
                 }
                 return false;
             }
-            Verb::Create => self.effects |= defined(word),
+            Verb::Create | Verb::Created | Verb::CreateSchema => {
+                self.effects |= defined(word);
+                self.created(word);
+            }
             Verb::Alter => {
                 self.verb = Verb::Other;
                 self.effects |= if word == b"table" { Effects::REFERS } else { Effects::DEFINES };
+                match word {
+                    b"table" | b"sequence" => self.verb = Verb::AlterTable,
+                    b"routine" => self.effects |= Effects::OUTDATES,
+                    _ => self.effects |= outdated(word),
+                }
             }
+            Verb::AlterTable => self.effects |= self.altered(word),
             Verb::Declare if word == b"hold" && self.after_with => self.effects |= Effects::HOLDS,
             _ => {}
         }
         self.after_with = word == b"with";
         true
+    }
+
+    /// Reads what a `CREATE` creates.
+    fn created(&mut self, word: &[u8]) {
+        self.verb = match (self.verb, word) {
+            (Verb::Create, b"schema") => Verb::CreateSchema,
+            (
+                Verb::Create,
+                b"or" | b"replace" | b"recursive" | b"local" | b"global" | b"constraint" | b"default" | b"trusted"
+                | b"procedural" | b"unique",
+            ) => Verb::Create,
+            (Verb::Create | Verb::CreateSchema, _) => {
+                self.effects |= outdated(word);
+                if self.verb == Verb::Create { Verb::Created } else { self.verb }
+            }
+            (verb, _) => verb,
+        };
+    }
+
+    /// What a word of `ALTER TABLE` adds. `RENAME TO` gives a view or an unlogged table a name nobody knows.
+    fn altered(&self, word: &[u8]) -> Effects {
+        let renames = word == b"rename" && self.lexer.clone().next().is_some_and(|token| token.is_word("to"));
+        match renames || matches!(word, b"inherit" | b"attach") {
+            true => Effects::OUTDATES,
+            false => Effects::NONE,
+        }
     }
 
     /// What a name says wherever it stands.
@@ -274,7 +325,9 @@ impl Reading<'_> {
                 Effects::NONE
             }
             // SELECT … INTO TEMP; a column of that name costs a question
-            b"temp" | b"temporary" if !quoted && self.verb != Verb::Create => Effects::TEMPORARY,
+            b"temp" | b"temporary" if !quoted && !self.creates() => Effects::TEMPORARY,
+            // SELECT … INTO UNLOGGED as well
+            b"unlogged" if !quoted => Effects::OUTDATES,
             b"insert" | b"merge" | b"nextval" | b"setval" => Effects::MOVES_SEQUENCE,
             b"currval" | b"lastval" => Effects::READS_SEQUENCE,
             b"setseed" | b"dblink_connect" | b"dblink_connect_u" | b"pg_replication_origin_session_setup" => {
@@ -315,7 +368,7 @@ fn opening(word: &[u8]) -> (Effects, Verb) {
         b"declare" => (Effects::NONE, Verb::Declare),
         b"create" => (Effects::CREATES, Verb::Create),
         b"alter" => (Effects::NONE, Verb::Alter),
-        b"import" => (Effects::DEFINES, Verb::Other),
+        b"import" => (Effects::DEFINES.or(Effects::OUTDATES), Verb::Other),
         b"copy" => (Effects::MOVES_SEQUENCE, Verb::Other),
         b"explain" => (Effects::NONE, Verb::Explain),
         b"update" => (Effects::NONE, Verb::Update),
@@ -332,6 +385,20 @@ fn defined(word: &[u8]) -> Effects {
         b"table" | b"view" | b"trigger" | b"rule" | b"policy" | b"domain" | b"type" | b"index" => Effects::REFERS,
         _ => Effects::NONE,
     }
+}
+
+/// What the kind of thing that is created or altered says about who may be read on a standby.
+fn outdated(kind: &[u8]) -> Effects {
+    match kind {
+        b"function" | b"procedure" | b"aggregate" | b"operator" | b"cast" | b"extension" | b"view" | b"rule"
+        | b"policy" | b"domain" | b"type" | b"foreign" | b"sequence" => Effects::OUTDATES,
+        _ => Effects::NONE,
+    }
+}
+
+/// Whether `text` contains `word`, whatever the case.
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
 /// What a function of PostgreSQL's own leaves behind.
@@ -475,7 +542,7 @@ mod tests {
             ("create table pg_temp.t (a int)", Effects::CREATES | Effects::TEMPORARY | Effects::REFERS),
             ("create index on t (a)", Effects::CREATES | Effects::REFERS),
             ("alter table t add b int", Effects::REFERS),
-            ("alter function f() volatile", Effects::DEFINES),
+            ("alter function f() volatile", Effects::DEFINES | Effects::OUTDATES),
             ("select 1 into temp t", Effects::TEMPORARY),
             ("explain (analyze, costs off) create temp table t as select 1", {
                 Effects::CREATES | Effects::TEMPORARY | Effects::REFERS
@@ -499,6 +566,76 @@ mod tests {
             ("/* set x = 1 */ -- set x = 1\n select $$set x = 1; do$$", E),
         ] {
             assert_eq!(Effects::of(sql.as_bytes()), effects, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_read_on_a_standby_is_outdated_by_what_may_change_it_only() {
+        let outdates = |sql: &str| Effects::of(sql.as_bytes()).any(Effects::OUTDATES);
+        for sql in [
+            "create function f() returns int language sql as 'select 1'",
+            "CREATE OR REPLACE PROCEDURE p() language sql as ''",
+            "create view v as select 1",
+            "create or replace recursive view v (n) as select 1",
+            "create rule r as on select to t do instead select 1",
+            "create policy p on t using (f())",
+            "create operator ## (function = f, leftarg = int)",
+            "create cast (a as b) with function f",
+            "create domain d as int check (f(value))",
+            "create type t as (a d)",
+            "create extension if not exists x",
+            "create foreign table f (a int) server s",
+            "create unlogged table t (a int)",
+            "create sequence s",
+            "create schema s create table a (b int) create view v as select 1",
+            "alter function f() volatile",
+            "alter routine f() immutable",
+            "alter view v rename to w",
+            "alter table only v rename to w",
+            "alter sequence s rename to r",
+            "alter table t set unlogged",
+            "alter table t attach partition p default",
+            "alter table f inherit t",
+            "alter extension x update",
+            "alter domain d add check (f(value))",
+            "import foreign schema a from server s into b",
+            "select 1 into unlogged t",
+            "select 1; create view v as select 1",
+            "explain (analyze) create unlogged table t as select 1",
+            "do $$ begin if a then create view v as select 1; end if; end $$",
+            "do $$ begin execute 'CREATE' || ' VIEW v AS SELECT 1'; end $$",
+        ] {
+            assert!(outdates(sql), "{sql}");
+        }
+        for sql in [
+            "create table t (id bigserial primary key, type text, function text, view text, policy int)",
+            "create table if not exists t partition of p for values in (1)",
+            "create table v as select 1",
+            "create temp table t (a int)",
+            "create temporary view v as select 1",
+            "create temp sequence s",
+            "create unique index concurrently i on t (type)",
+            "create trigger t before insert on t for each row execute function f()",
+            "create materialized view v as select 1",
+            "create schema s",
+            "create role r",
+            "create database d",
+            "create statistics s on a, b from t",
+            "alter table t add type text, rename",
+            "alter table t rename column a to b",
+            "alter table t rename a to b",
+            "alter table t alter type drop default, add constraint c check (a > 0)",
+            "alter sequence s owned by t.a",
+            "alter index i rename to j",
+            "alter role r set work_mem = 1",
+            "alter default privileges grant select on tables to r",
+            "drop function f(); drop view v",
+            "grant select on t to r; comment on view v is 'x'; refresh materialized view v",
+            "do $$ begin perform f(); end $$",
+            "select create, view, function from t",
+            "insert into t (unlog, type) values ('create view')",
+        ] {
+            assert!(!outdates(sql), "{sql}");
         }
     }
 

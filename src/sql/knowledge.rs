@@ -14,6 +14,18 @@ pub enum Standing {
     Writes,
 }
 
+impl Standing {
+    /// The more cautious of both.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Writes, _) | (_, Self::Writes) => Self::Writes,
+            (Self::Reads, _) | (_, Self::Reads) => Self::Reads,
+            (Self::Unknown, Self::Unknown) => Self::Unknown,
+        }
+    }
+}
+
 /// What is known of one database. Names are folded as PostgreSQL folds them, without their schema: where several things
 /// have one name, the most cautious answer holds for all.
 pub trait Knowledge {

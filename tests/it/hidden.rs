@@ -13,15 +13,15 @@ use howdah::topology::{Board, ClusterView, Topology};
 use crate::support::{Howdah, Node, SOON, Tenant, config, eventually, free_port, shared};
 
 /// A database of the shared primary, and what is known of it.
-struct Place {
-    tenant: Tenant,
+pub struct Place {
+    pub tenant: Tenant,
     catalog: Arc<HiddenCatalog>,
     board: Arc<Board>,
 }
 
 impl Place {
     /// With these objects in it.
-    fn with(sql: &str) -> Self {
+    pub fn with(sql: &str) -> Self {
         let tenant = Tenant::shared();
         let node = shared().primary();
         let node_there = |sql| node.sql_in(&tenant.name, sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
@@ -31,15 +31,15 @@ impl Place {
         Self { tenant, catalog, board }
     }
 
-    fn sql(&self, sql: &str) {
+    pub fn sql(&self, sql: &str) {
         shared().primary().sql_in(&self.tenant.name, sql).unwrap();
     }
 
-    fn view(&self) -> Arc<HiddenView> {
+    pub fn view(&self) -> Arc<HiddenView> {
         self.catalog.view("main", &self.tenant.name)
     }
 
-    fn appoint(&self, node: &Node) {
+    pub fn appoint(&self, node: &Node) {
         let view = ClusterView { primary: Some(node.name().into()), ..ClusterView::default() };
         self.board.publish(Topology { clusters: [("main".into(), Arc::new(view))].into() });
     }

@@ -40,4 +40,5 @@ mod statements;
 mod timeouts;
 mod tls;
 mod versions;
+mod volatility;
 mod ways;

@@ -99,9 +99,25 @@ impl Graph {
         self.settings.extend(names);
     }
 
-    /// What follows from it all.
+    /// What follows from it all, by name.
     #[must_use]
     pub fn names(mut self) -> Names {
+        let settings = std::mem::take(&mut self.settings);
+        let mut names = Names::default();
+        for (object, name, effects) in self.closed() {
+            match (object.0, &name) {
+                (Kind::Everywhere, _) => names.add_everywhere(effects),
+                (_, Some(name)) => names.add(name, effects),
+                // something that has no name is not named
+                (_, None) => {}
+            }
+        }
+        names.add_settings(settings.into_iter());
+        names
+    }
+
+    /// All objects with their names and what they do after all.
+    pub fn closed(mut self) -> impl Iterator<Item = (Object, Option<Box<[u8]>>, Effects)> {
         for (user, mentioned) in std::mem::take(&mut self.mentions) {
             for name in mentioned {
                 for used in self.by_name.get(&name).into_iter().flatten() {
@@ -112,17 +128,7 @@ impl Graph {
             }
         }
         self.spread();
-        let mut names = Names::default();
-        for node in &self.objects {
-            match (node.object.0, &node.name) {
-                (Kind::Everywhere, _) => names.add_everywhere(node.effects),
-                (_, Some(name)) => names.add(name, node.effects),
-                // something that has no name is not named
-                (_, None) => {}
-            }
-        }
-        names.add_settings(self.settings.into_iter());
-        names
+        self.objects.into_iter().map(|node| (node.object, node.name, node.effects))
     }
 
     /// Gives every object the effects of all it uses, directly or not. Ends because effects only grow.

@@ -9,13 +9,16 @@
 //!
 //! Invariant: a view that says [`Hidden::Known`] was asked for after the last doubt (`tests`).
 
+mod answer;
 mod graph;
 mod names;
 mod question;
 mod reader;
+mod reading;
 mod source;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, Guard};
@@ -25,10 +28,14 @@ use tokio::sync::Notify;
 
 pub use names::Names;
 pub use reader::HiddenError;
+pub use reading::{Facts, Reading};
 
 use self::reader::{Reader, Surroundings};
 use super::connection::WatchedCluster;
 use crate::topology::{Board, ClusterName};
+
+/// Of the next [`Reading`] that says something new.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// What may hide in one database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,34 +47,25 @@ pub enum Hidden {
     Known(Names),
 }
 
-impl crate::sql::knowledge::Knowledge for Hidden {
-    fn generation(&self) -> u64 {
-        match self {
-            Self::Unknown => 0,
-            Self::Known(_) => 1,
-        }
-    }
-    fn function(&self, _: &[u8]) -> crate::sql::knowledge::Standing {
-        crate::sql::knowledge::Standing::Reads
-    }
-    fn writes(&self, _: &[u8]) -> bool {
-        false
-    }
-    fn writes_everywhere(&self) -> bool {
-        false
-    }
-}
-
 /// One database's snapshot, shared by all that have a pool there. It is read for as long as somebody holds it.
 #[derive(Debug)]
 pub struct HiddenView {
     cluster: ClusterName,
     dbname: Box<str>,
     hidden: ArcSwap<Hidden>,
-    /// How many there have been. Held while the snapshot changes.
-    doubts: Mutex<u64>,
+    reading: ArcSwap<Reading>,
+    /// Held while a snapshot changes.
+    doubts: Mutex<Doubts>,
     wake: Arc<Notify>,
     trouble: ArcSwap<Option<HiddenError>>,
+}
+
+#[derive(Debug, Default)]
+struct Doubts {
+    /// How many there have been.
+    count: u64,
+    /// What was last read, doubted or not: if it turns out to be true still, its generation is.
+    last: Arc<Reading>,
 }
 
 impl HiddenView {
@@ -76,6 +74,7 @@ impl HiddenView {
             cluster: cluster.into(),
             dbname: dbname.into(),
             hidden: ArcSwap::default(),
+            reading: ArcSwap::default(),
             doubts: Mutex::default(),
             wake: Arc::default(),
             trouble: ArcSwap::default(),
@@ -94,6 +93,12 @@ impl HiddenView {
         self.hidden.load()
     }
 
+    /// What may be read on a standby. Never waits; nothing may as long as nothing is known.
+    #[must_use]
+    pub fn reading(&self) -> Guard<Arc<Reading>> {
+        self.reading.load()
+    }
+
     /// Whether it is being read, and not known yet.
     #[must_use]
     pub fn is_pending(&self) -> bool {
@@ -110,24 +115,52 @@ impl HiddenView {
     /// ended. To be called when the change can be seen by others, so after the statement's block; before that, and for
     /// the one who made it, only the caller can know.
     pub fn doubt(&self) {
+        self.doubt_also(|| self.hidden.store(Arc::default()));
+    }
+
+    /// The same for what may be read on a standby alone: something passed by that has to do with nothing else.
+    pub fn outdate(&self) {
+        self.doubt_also(|| {});
+    }
+
+    fn doubt_also(&self, forget: impl FnOnce()) {
         let mut doubts = self.doubts.lock();
-        *doubts += 1;
-        self.hidden.store(Arc::default());
+        doubts.count += 1;
+        self.reading.store(Arc::default());
+        forget();
         drop(doubts);
         self.wake.notify_one();
     }
 
     /// What a read has to be as young as.
     fn doubts(&self) -> u64 {
-        *self.doubts.lock()
+        self.doubts.lock().count
     }
 
     /// Takes over what was read, unless it has been doubted since.
-    fn publish(&self, hidden: Hidden, asked_after: u64) {
-        let doubts = self.doubts.lock();
-        if *doubts == asked_after && **self.hidden.load() != hidden {
+    fn publish(&self, names: Names, facts: Facts, asked_after: u64) {
+        let mut doubts = self.doubts.lock();
+        if doubts.count != asked_after {
+            return;
+        }
+        let hidden = Hidden::Known(names);
+        if **self.hidden.load() != hidden {
             self.hidden.store(Arc::new(hidden));
         }
+        if !doubts.last.says(&facts) {
+            doubts.last = Arc::new(Reading::new(GENERATION.fetch_add(1, Ordering::Relaxed), facts));
+        }
+        if !Arc::ptr_eq(&doubts.last, &self.reading.load()) {
+            self.reading.store(Arc::clone(&doubts.last));
+        }
+    }
+
+    /// Nothing is known any more, as it cannot be read.
+    fn forget(&self) {
+        let mut doubts = self.doubts.lock();
+        self.hidden.store(Arc::default());
+        self.reading.store(Arc::default());
+        doubts.last = Arc::default();
     }
 }
 
@@ -209,14 +242,14 @@ mod tests {
     fn what_was_read_before_a_doubt_is_not_believed() {
         let view = HiddenView::new("main", "app");
         assert_eq!(**view.read(), Hidden::Unknown);
-        view.publish(known(), view.doubts());
+        view.publish(Names::default(), Facts::default(), view.doubts());
         assert_eq!(**view.read(), known());
         let asked_after = view.doubts();
         view.doubt();
         assert_eq!(**view.read(), Hidden::Unknown);
-        view.publish(known(), asked_after);
+        view.publish(Names::default(), Facts::default(), asked_after);
         assert_eq!(**view.read(), Hidden::Unknown, "it was asked for before the doubt");
-        view.publish(known(), view.doubts());
+        view.publish(Names::default(), Facts::default(), view.doubts());
         assert_eq!(**view.read(), known());
     }
 

@@ -30,6 +30,11 @@ fn hides(effects: Effects) -> bool {
     !effects.without(Effects::MOVES_SEQUENCE | Effects::FREES).is_empty()
 }
 
+/// A name as PostgreSQL cuts it.
+pub(super) fn cut(identifier: &[u8]) -> &[u8] {
+    identifier.get(..NAME_MAX).unwrap_or(identifier)
+}
+
 impl Names {
     /// Every name may do everything.
     #[must_use]
@@ -40,8 +45,7 @@ impl Names {
     /// What a statement may do because `identifier`, folded as PostgreSQL folds it, stands in it.
     #[must_use]
     pub fn effects(&self, identifier: &[u8]) -> Effects {
-        let cut = identifier.get(..NAME_MAX).unwrap_or(identifier);
-        let known = self.by_name.get(cut).copied().unwrap_or_default();
+        let known = self.by_name.get(cut(identifier)).copied().unwrap_or_default();
         let foreign = if identifier.is_ascii() { Effects::NONE } else { self.foreign };
         known | foreign | self.everywhere
     }

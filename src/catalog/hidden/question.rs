@@ -1,17 +1,13 @@
-//! What a database is asked to find what hides in it, and what its answer says.
+//! What a database is asked to find what hides in it, and what keeps from a standby who reads it.
 //!
 //! One exchange on a connection of its own, in one snapshot. PostgreSQL's dependencies tell who uses whom among what users
 //! have made (`CATALOG-PG-DEPEND`); they do not record its own functions, so expressions are searched for those. What is
 //! too large to be looked into is taken for the worst.
 
-use std::collections::HashMap;
-
 use tokio_postgres::SimpleQueryRow;
 
-use super::graph::{Graph, Kind, Object};
-use super::names::Names;
-use super::source::{BUILT_INS, Source, built_in, library_effects, tree_effects, tree_settings};
-use crate::sql::effects::Effects;
+use super::reading::{HARMLESS, PLAIN_VIEWS};
+use super::source::BUILT_INS;
 
 /// First on a connection. Nothing the database's owner has made is looked up instead of what is meant, and a question
 /// nobody waits for any more ends.
@@ -20,13 +16,13 @@ pub const PREPARATION: &str = "\
     SELECT 'v', pg_catalog.current_setting('server_version_num')";
 
 /// Functions that are looked at; a database with more may hide anything anywhere.
-const FUNCTIONS_MAX: usize = 100_000;
+pub const FUNCTIONS_MAX: usize = 100_000;
 /// The longest source or expression that is looked into.
-const TEXT_MAX: usize = 64 * 1024;
+pub const TEXT_MAX: usize = 64 * 1024;
 /// Bytes of sources in all; those beyond may do anything.
 const SOURCES_MAX: usize = 32 * 1024 * 1024;
 /// Uses that are looked at, likewise.
-const USES_MAX: usize = 1_000_000;
+pub const USES_MAX: usize = 1_000_000;
 
 /// Objects up to this number are PostgreSQL's own (`FirstNormalObjectId`).
 const FIRST_USER_OID: u32 = 16_384;
@@ -40,76 +36,117 @@ SELECT 's', 'pg_catalog.pg_settings'::regclass::oid;
 SELECT 'b', oid, proname, prosrc FROM pg_catalog.pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < #user AND proname = ANY ('{#built_ins}'::name[]);
 
+SELECT 'p', string_agg(proname, ' ') FILTER (WHERE reads), string_agg(proname, ' ') FILTER (WHERE NOT reads)
+FROM (SELECT proname::text, bool_and(prokind <> 'p' AND provolatile <> 'v') AS reads
+    FROM pg_catalog.pg_proc WHERE oid < #user GROUP BY proname ORDER BY 1) p;
+
 SELECT 'f', p.oid, p.proname, l.lanname,
     CASE WHEN octet_length(p.prosrc) <= #text AND sum(octet_length(p.prosrc)) OVER (ORDER BY p.oid) <= #sources
         THEN p.prosrc END,
-    p.probin
+    p.probin,
+    CASE WHEN p.oid < #user THEN NULL
+        WHEN p.prorettype IN ('trigger'::regtype, 'event_trigger'::regtype) THEN 't'
+        WHEN p.prokind <> 'p' AND p.provolatile <> 'v' OR p.prorettype = 'tsm_handler'::regtype THEN 'r'
+        ELSE 'w' END,
+    -- t.f is f(t) where t has no column f
+    p.pronargs > 0 AND p.pronargs - p.pronargdefaults <= 1 AND (coalesce(b.typtype, a.typtype) IN ('c', 'p') OR a.oid IN (
+        SELECT casttarget FROM pg_catalog.pg_cast WHERE oid >= #user AND castcontext = 'i'))
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+    LEFT JOIN pg_catalog.pg_type a ON a.oid = p.proargtypes[0] LEFT JOIN pg_catalog.pg_type b ON b.oid = a.typbasetype
 WHERE p.oid >= #user OR l.lanname NOT IN ('internal', 'c') ORDER BY p.oid LIMIT #functions + 1;
 
-WITH pattern AS MATERIALIZED (
-    SELECT ':(op)?funcid (' || string_agg(oid::text, '|') || ') |:relid ' || 'pg_catalog.pg_settings'::regclass::oid
-        || ' ' AS pattern
-    FROM pg_catalog.pg_proc
-    WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < #user AND proname = ANY ('{#built_ins}'::name[])
-), trees (kind, oid, tree) AS (
-    SELECT 'r', ev_class, ev_qual::text || ev_action::text FROM pg_catalog.pg_rewrite WHERE oid >= #user
-    UNION ALL SELECT 'r', adrelid, adbin::text FROM pg_catalog.pg_attrdef WHERE oid >= #user
+WITH patterns (hides, writes) AS MATERIALIZED (
+    SELECT ':(op)?funcid (' || string_agg(oid::text, '|') FILTER (WHERE proname = ANY ('{#built_ins}'::name[]))
+            || ') |:relid ' || 'pg_catalog.pg_settings'::regclass::oid || ' ',
+        ':(op)?funcid (' || string_agg(oid::text, '|') FILTER (WHERE provolatile = 'v' AND proname <> ALL ('{#harmless}'::name[]))
+            || ') |:relid (' || (SELECT string_agg(oid::text, '|') FROM pg_catalog.pg_class WHERE #own_view) || ') '
+    FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < #user
+), trees (kind, oid, reads, tree) AS (
+    SELECT 'r', c.oid, ev_type = '1' AND relkind = 'v', ev_qual::text || ev_action::text
+        FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class WHERE r.oid >= #user
+    UNION ALL SELECT 'r', adrelid, false, adbin::text FROM pg_catalog.pg_attrdef WHERE oid >= #user
     UNION ALL SELECT CASE conrelid WHEN 0 THEN 'y' ELSE 'r' END, CASE conrelid WHEN 0 THEN contypid ELSE conrelid END,
-        conbin::text FROM pg_catalog.pg_constraint WHERE oid >= #user AND conbin IS NOT NULL
-    UNION ALL SELECT 'y', oid, typdefaultbin::text FROM pg_catalog.pg_type WHERE oid >= #user AND typdefaultbin IS NOT NULL
-    UNION ALL SELECT 'r', polrelid, concat(polqual::text, polwithcheck::text) FROM pg_catalog.pg_policy
-    UNION ALL SELECT 'r', indrelid, concat(indexprs::text, indpred::text) FROM pg_catalog.pg_index
+        conrelid = 0, conbin::text FROM pg_catalog.pg_constraint WHERE oid >= #user AND conbin IS NOT NULL
+    UNION ALL SELECT 'y', oid, false, typdefaultbin::text FROM pg_catalog.pg_type
+        WHERE oid >= #user AND typdefaultbin IS NOT NULL
+    UNION ALL SELECT 'r', polrelid, polcmd IN ('r', '*'), concat(polqual::text, polwithcheck::text) FROM pg_catalog.pg_policy
+    UNION ALL SELECT 'r', indrelid, false, concat(indexprs::text, indpred::text) FROM pg_catalog.pg_index
         WHERE indexrelid >= #user AND (indexprs IS NOT NULL OR indpred IS NOT NULL)
-    UNION ALL SELECT 'r', tgrelid, tgqual::text FROM pg_catalog.pg_trigger WHERE tgqual IS NOT NULL
-    UNION ALL SELECT 'r', partrelid, partexprs::text FROM pg_catalog.pg_partitioned_table WHERE partexprs IS NOT NULL
-    UNION ALL SELECT 'f', oid, concat(proargdefaults::text, #body) FROM pg_catalog.pg_proc
+    UNION ALL SELECT 'r', tgrelid, false, tgqual::text FROM pg_catalog.pg_trigger WHERE tgqual IS NOT NULL
+    UNION ALL SELECT 'r', partrelid, false, partexprs::text FROM pg_catalog.pg_partitioned_table WHERE partexprs IS NOT NULL
+    UNION ALL SELECT 'f', oid, true, concat(proargdefaults::text, #body) FROM pg_catalog.pg_proc
         WHERE oid >= #user AND proargdefaults IS NOT NULL OR #body IS NOT NULL
 )
-SELECT 't', t.kind, t.oid, coalesce(p.proname, c.relname, y.typname), left(t.tree, #text + 1)
-FROM pattern JOIN trees t ON t.tree ~ pattern
+SELECT 't', t.kind, t.oid, coalesce(p.proname, c.relname, y.typname), CASE WHEN t.tree ~ hides THEN left(t.tree, #text + 1) END,
+    t.reads AND t.tree ~ writes
+FROM patterns JOIN trees t ON t.tree ~ CASE WHEN t.reads THEN concat(hides, '|', writes) ELSE hides END
     LEFT JOIN pg_catalog.pg_proc p ON t.kind = 'f' AND p.oid = t.oid
     LEFT JOIN pg_catalog.pg_class c ON t.kind = 'r' AND c.oid = t.oid
     LEFT JOIN pg_catalog.pg_type y ON t.kind = 'y' AND y.oid = t.oid;
 
-WITH standing (type, kind, oid) AS MATERIALIZED (
+WITH own AS MATERIALIZED (
+    SELECT oid FROM pg_catalog.pg_proc WHERE oid < #user AND provolatile = 'v' AND proname <> ALL ('{#harmless}'::name[])
+)
+-- not replicated, or further on a standby than on the primary
+SELECT 'w', 'r', oid, relname FROM pg_catalog.pg_class WHERE oid >= #user AND relpersistence <> 't'
+    AND (relkind IN ('f', 'S') OR relpersistence = 'u' AND relkind IN ('r', 'm', 'p')) OR #own_view
+UNION ALL SELECT 'w', 'f', aggfnoid, NULL FROM pg_catalog.pg_aggregate WHERE aggfnoid >= #user
+    AND ARRAY[aggtransfn, aggfinalfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] && ARRAY(SELECT oid FROM own)
+UNION ALL SELECT 'w', 'e', 0, NULL FROM pg_catalog.pg_operator WHERE oid >= #user AND oprcode IN (SELECT oid FROM own)
+UNION ALL SELECT 'w', 'e', 0, NULL FROM pg_catalog.pg_cast WHERE oid >= #user AND castfunc IN (SELECT oid FROM own);
+
+WITH standing (type, kind, oid, base) AS MATERIALIZED (
     -- a row type stands for its relation, an array for its elements
     SELECT t.oid, CASE WHEN coalesce(e.typrelid, t.typrelid) = 0 THEN 'y' ELSE 'r' END,
-        CASE WHEN coalesce(e.typrelid, t.typrelid) = 0 THEN coalesce(e.oid, t.oid) ELSE coalesce(e.typrelid, t.typrelid) END
+        CASE WHEN coalesce(e.typrelid, t.typrelid) = 0 THEN coalesce(e.oid, t.oid) ELSE coalesce(e.typrelid, t.typrelid) END,
+        t.typbasetype
     FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON t.typcategory = 'A' AND e.oid = t.typelem
     WHERE t.oid >= #user
-), owners (classid, objid, kind, oid) AS (
-    SELECT @proc, oid, 'f', oid FROM pg_catalog.pg_proc WHERE oid >= #user
-    UNION ALL SELECT @rewrite, oid, 'r', ev_class FROM pg_catalog.pg_rewrite WHERE oid >= #user
-    UNION ALL SELECT @attrdef, oid, 'r', adrelid FROM pg_catalog.pg_attrdef WHERE oid >= #user
+), owners (classid, objid, kind, oid, hides, reads) AS (
+    SELECT @proc, oid, 'f', oid, true, true FROM pg_catalog.pg_proc WHERE oid >= #user
+    UNION ALL SELECT @rewrite, r.oid, 'r', c.oid, true, ev_type = '1' AND relkind = 'v'
+        FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class WHERE r.oid >= #user
+    UNION ALL SELECT @attrdef, oid, 'r', adrelid, true, false FROM pg_catalog.pg_attrdef WHERE oid >= #user
     UNION ALL SELECT @constraint, oid, CASE conrelid WHEN 0 THEN 'y' ELSE 'r' END,
-        CASE conrelid WHEN 0 THEN contypid ELSE conrelid END FROM pg_catalog.pg_constraint WHERE oid >= #user AND contype <> 'f'
-    UNION ALL SELECT @policy, oid, 'r', polrelid FROM pg_catalog.pg_policy
-    UNION ALL SELECT @trigger, oid, 'r', tgrelid FROM pg_catalog.pg_trigger WHERE NOT tgisinternal
-    UNION ALL SELECT @class, c.oid, 'r', coalesce(i.indrelid, c.oid) FROM pg_catalog.pg_class c
+        CASE conrelid WHEN 0 THEN contypid ELSE conrelid END, true, conrelid = 0
+        FROM pg_catalog.pg_constraint WHERE oid >= #user AND contype <> 'f'
+    UNION ALL SELECT @policy, oid, 'r', polrelid, true, polcmd IN ('r', '*') FROM pg_catalog.pg_policy
+    UNION ALL SELECT @trigger, oid, 'r', tgrelid, true, false FROM pg_catalog.pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT @class, c.oid, 'r', coalesce(i.indrelid, c.oid), true, relkind = 'c' FROM pg_catalog.pg_class c
         LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid WHERE c.oid >= #user
-    UNION ALL SELECT @type, type, kind, oid FROM standing
-    UNION ALL SELECT @event_trigger, oid, 'e', 0 FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D'
-    UNION ALL SELECT @operator, oid, 'e', 0 FROM pg_catalog.pg_operator WHERE oid >= #user
-    UNION ALL SELECT @cast, oid, 'e', 0 FROM pg_catalog.pg_cast WHERE oid >= #user
-    UNION ALL SELECT @opclass, oid, 'e', 0 FROM pg_catalog.pg_opclass WHERE oid >= #user
-    UNION ALL SELECT @amproc, oid, 'e', 0 FROM pg_catalog.pg_amproc WHERE oid >= #user
-), uses (kind, oid, used_kind, used) AS (
-    SELECT DISTINCT o.kind, o.oid,
-        CASE d.refclassid WHEN @proc THEN 'f' WHEN @class THEN 'r' ELSE s.kind END, coalesce(s.oid, d.refobjid)
+    UNION ALL SELECT @type, type, kind, oid, true, kind = 'y' AND base = 0 FROM standing
+    UNION ALL SELECT @event_trigger, oid, 'e', 0, true, false FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D'
+    UNION ALL SELECT @operator, oid, 'e', 0, true, true FROM pg_catalog.pg_operator WHERE oid >= #user
+    -- a cast that is asked for names its target, if that has no other name (int, integer)
+    UNION ALL SELECT @cast, oid, 'e', 0, true, castcontext = 'i' OR casttarget < #user
+        FROM pg_catalog.pg_cast WHERE oid >= #user
+    UNION ALL SELECT @cast, c.oid, s.kind, s.oid, false, true FROM pg_catalog.pg_cast c JOIN standing s ON s.type = c.casttarget
+        WHERE c.oid >= #user
+    UNION ALL SELECT @opclass, oid, 'e', 0, true, true FROM pg_catalog.pg_opclass WHERE oid >= #user
+    UNION ALL SELECT @amproc, oid, 'e', 0, true, true FROM pg_catalog.pg_amproc WHERE oid >= #user
+), uses (kind, oid, used_kind, used, hides, reads) AS (
+    SELECT o.kind, o.oid, CASE d.refclassid WHEN @proc THEN 'f' WHEN @class THEN 'r' ELSE s.kind END,
+        coalesce(s.oid, d.refobjid), bool_or(o.hides), bool_or(o.reads)
     FROM pg_catalog.pg_depend d JOIN owners o ON o.classid = d.classid AND o.objid = d.objid
         LEFT JOIN standing s ON d.refclassid = @type AND s.type = d.refobjid
-    WHERE d.refobjid >= #user AND (d.refclassid = @proc OR o.kind <> 'e' AND d.refclassid IN (@class, @type))
+    WHERE d.refobjid >= #user
+        AND (d.refclassid = @proc OR o.kind <> 'e' AND d.classid <> @cast AND d.refclassid IN (@class, @type))
         -- an index and a sequence belong to their table, they do not use it
         AND NOT (d.classid = @class AND d.refclassid = @class)
+    GROUP BY 1, 2, 3, 4
     -- a row that goes takes others with it; TRUNCATE … CASCADE runs the triggers of TRUNCATE
-    UNION ALL SELECT 'r', confrelid, 'r', conrelid FROM pg_catalog.pg_constraint
+    UNION ALL SELECT 'r', confrelid, 'r', conrelid, true, false FROM pg_catalog.pg_constraint
     WHERE contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd') OR EXISTS (
         SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = conrelid AND tgtype & 32 <> 0))
-    UNION ALL SELECT 'r', inhparent, 'r', inhrelid FROM pg_catalog.pg_inherits
-    UNION ALL SELECT 'r', inhrelid, 'r', inhparent FROM pg_catalog.pg_inherits
+    UNION ALL SELECT 'r', inhparent, 'r', inhrelid, true, true FROM pg_catalog.pg_inherits
+    UNION ALL SELECT 'r', inhrelid, 'r', inhparent, true, false FROM pg_catalog.pg_inherits
+    -- whatever a domain's default does
+    UNION ALL SELECT 'y', d.oid, s.kind, s.oid, false, true FROM standing d JOIN standing s ON s.type = d.base
+    -- whoever reads a value has it written out
+    UNION ALL SELECT 'e', 0, 'f', p.oid, false, true FROM pg_catalog.pg_type t
+        JOIN pg_catalog.pg_proc p ON p.oid IN (t.typoutput, t.typsend) WHERE p.oid >= #user AND p.provolatile = 'v'
 )
-SELECT 'u', u.kind, u.oid, coalesce(p.proname, c.relname, y.typname), u.used_kind, u.used
+SELECT 'u', u.kind, u.oid, coalesce(p.proname, c.relname, y.typname), u.used_kind, u.used, u.hides, u.reads
 FROM uses u
     LEFT JOIN pg_catalog.pg_proc p ON u.kind = 'f' AND p.oid = u.oid
     LEFT JOIN pg_catalog.pg_class c ON u.kind = 'r' AND c.oid = u.oid
@@ -141,7 +178,12 @@ pub fn question(version: u32) -> String {
     }
     // BEGIN ATOMIC came with 14
     let body = if version >= 140_000 { "prosqlbody::text" } else { "NULL::text" };
+    let own_view = "oid < #user AND relkind = 'v' AND relnamespace = 'pg_catalog'::regnamespace AND relname <> ALL \
+        ('{#plain_views}'::name[])";
     question
+        .replace("#own_view", own_view)
+        .replace("#plain_views", &PLAIN_VIEWS.join(","))
+        .replace("#harmless", &HARMLESS.join(","))
         .replace("#user", &FIRST_USER_OID.to_string())
         .replace("#built_ins", &BUILT_INS.join(","))
         .replace("#text", &TEXT_MAX.to_string())
@@ -157,108 +199,9 @@ pub fn version(rows: &[SimpleQueryRow]) -> u32 {
     rows.iter().find_map(|row| text(row, 1)?.parse().ok()).unwrap_or_default()
 }
 
-/// What the answer to [`question`] says. Takes long for a large catalogue: not for a thread that others need.
-#[must_use]
-pub fn names(rows: &[SimpleQueryRow]) -> Names {
-    let mut answer = Answer::default();
-    for row in rows {
-        if answer.read(row).is_none() {
-            // a name in an encoding that is none, or a catalogue from the future
-            return Names::everything();
-        }
-    }
-    match answer.functions > FUNCTIONS_MAX || answer.uses > USES_MAX {
-        true => Names::everything(),
-        false => answer.graph.names(),
-    }
-}
-
 /// A column that is text; `None` for null too.
-fn text(row: &SimpleQueryRow, column: usize) -> Option<&str> {
+pub fn text(row: &SimpleQueryRow, column: usize) -> Option<&str> {
     row.try_get(column).ok().flatten()
-}
-
-#[derive(Default)]
-struct Answer {
-    graph: Graph,
-    /// PostgreSQL's own functions that do something: by number, and by their symbol.
-    built_ins: HashMap<u32, Effects>,
-    symbols: HashMap<Box<str>, Effects>,
-    /// How expressions name the view that sets what is written to it.
-    settings_view: String,
-    functions: usize,
-    uses: usize,
-}
-
-impl Answer {
-    /// `None` when it makes no sense.
-    fn read(&mut self, row: &SimpleQueryRow) -> Option<()> {
-        match text(row, 0)? {
-            "s" => self.settings_view = format!(":relid {} ", text(row, 1)?),
-            "b" => {
-                let effects = built_in(text(row, 2)?);
-                self.built_ins.insert(text(row, 1)?.parse().ok()?, effects);
-                *self.symbols.entry(text(row, 3)?.into()).or_default() |= effects;
-            }
-            "f" => self.function(row)?,
-            "t" => self.tree(object(row, 1)?, text(row, 3)?, text(row, 4)?),
-            "u" => {
-                self.uses += 1;
-                let (user, used) = (object(row, 1)?, object(row, 4)?);
-                if user.0 != Kind::Everywhere {
-                    self.graph.name(user, text(row, 3)?.as_bytes());
-                }
-                self.graph.uses(user, used);
-            }
-            _ => return None,
-        }
-        Some(())
-    }
-
-    fn function(&mut self, row: &SimpleQueryRow) -> Option<()> {
-        self.functions += 1;
-        let function = Object(Kind::Function, text(row, 1)?.parse().ok()?);
-        self.graph.name(function, text(row, 2)?.as_bytes());
-        let effects = match (text(row, 3)?, text(row, 4)) {
-            // too long, or not text
-            (_, None) => Effects::HIDES,
-            ("internal", Some(symbol)) => self.symbols.get(symbol).copied().unwrap_or_default(),
-            ("c", Some(symbol)) => library_effects(text(row, 5).unwrap_or_default(), symbol),
-            ("sql" | "plpgsql", Some(source)) => {
-                let source = Source::of(source.as_bytes());
-                self.graph.mentions(function, source.words);
-                self.graph.sets(source.settings);
-                source.effects
-            }
-            // any other language can do anything
-            (_, Some(_)) => Effects::HIDES,
-        };
-        self.graph.does(function, effects);
-        Some(())
-    }
-
-    fn tree(&mut self, object: Object, name: &str, tree: &str) {
-        let known = &self.built_ins;
-        let mut effects = tree_effects(tree, |oid| known.get(&oid).copied().unwrap_or_default());
-        if tree.contains(&self.settings_view) || tree.len() > TEXT_MAX || effects.is_empty() {
-            effects |= Effects::HIDES;
-        }
-        self.graph.name(object, name.as_bytes());
-        self.graph.does(object, effects);
-        self.graph.sets(tree_settings(tree));
-    }
-}
-
-/// An object in two columns, kind and number.
-fn object(row: &SimpleQueryRow, column: usize) -> Option<Object> {
-    let kind = match text(row, column)? {
-        "f" => Kind::Function,
-        "r" => Kind::Relation,
-        "y" => Kind::Type,
-        "e" => Kind::Everywhere,
-        _ => return None,
-    };
-    Some(Object(kind, text(row, column.checked_add(1)?)?.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use tokio::time::{self, Instant};
 use tracing::{debug, info, warn};
 
 use super::names::Names;
-use super::question::{PREPARATION, names, question, version};
-use super::{Hidden, HiddenView};
+use super::question::{PREPARATION, question, version};
+use super::reading::{Facts, Shelf};
+use super::{HiddenView, answer};
 use crate::catalog::connection::{ConnectionError, ControlConnection, Monitor, WatchedCluster, WatchedNode};
 use crate::pg::SqlState;
 use crate::topology::{Board, ClusterName, NodeName};
@@ -84,6 +85,7 @@ impl HiddenError {
 pub(super) struct Surroundings {
     clusters: ArcSwap<HashMap<ClusterName, Entry>>,
     board: Arc<Board>,
+    shelf: Arc<Shelf>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,7 +97,7 @@ struct Entry {
 
 impl Surroundings {
     pub(super) fn new(clusters: Vec<WatchedCluster>, board: Arc<Board>) -> Self {
-        let this = Self { clusters: ArcSwap::default(), board };
+        let this = Self { clusters: ArcSwap::default(), board, shelf: Arc::default() };
         this.replace(clusters);
         this
     }
@@ -166,10 +168,10 @@ impl Reader {
             };
             note(&view, outcome.as_ref().err());
             match outcome {
-                Ok(names) => view.publish(Hidden::Known(names), asked_after),
+                Ok((names, facts)) => view.publish(names, facts, asked_after),
                 // without a primary nothing changes; what was known holds until there is one
                 Err(HiddenError::NoPrimary(_)) => {}
-                Err(_) => view.publish(Hidden::Unknown, asked_after),
+                Err(_) => view.forget(),
             }
             drop(view);
             if !self.rest(Instant::now() + rest, asked_after).await {
@@ -196,7 +198,7 @@ impl Reader {
     }
 
     /// Reads once, and says how many doubts there had been when it began.
-    async fn read(&self, view: &HiddenView) -> (u64, Result<Names, HiddenError>) {
+    async fn read(&self, view: &HiddenView) -> (u64, Result<(Names, Facts), HiddenError>) {
         let (node, monitor, reads) = match self.surroundings.target(&view.cluster) {
             Ok(target) => target,
             Err(error) => return (view.doubts(), Err(error)),
@@ -206,7 +208,7 @@ impl Reader {
         let user = monitor.user.clone();
         let timeout = monitor.timeout.max(TIMEOUT_MIN);
         let monitor = Monitor { dbname: view.dbname.to_string(), timeout, ..monitor };
-        let outcome = ask(&node, &monitor).await.map_err(|error| HiddenError::NoAnswer {
+        let outcome = ask(&node, &monitor, &self.surroundings.shelf).await.map_err(|error| HiddenError::NoAnswer {
             user,
             dbname: view.dbname.clone(),
             node: node.name.clone(),
@@ -224,14 +226,15 @@ fn next_spacing(spacing: Duration, since: Duration) -> Duration {
     }
 }
 
-async fn ask(node: &WatchedNode, monitor: &Monitor) -> Result<Names, ConnectionError> {
+async fn ask(node: &WatchedNode, monitor: &Monitor, shelf: &Arc<Shelf>) -> Result<(Names, Facts), ConnectionError> {
     let connection = ControlConnection::open(node, monitor, APPLICATION_NAME).await?;
     let prepared = connection.rows(PREPARATION).await?;
     let rows = connection.rows(&question(version(&prepared))).await?;
     // a large catalogue takes its time, and this thread has others to serve
-    let names = task::spawn_blocking(move || names(&rows));
+    let shelf = Arc::clone(shelf);
+    let known = task::spawn_blocking(move || answer::read(&rows, &shelf));
     task::spawn(connection.close()); // nobody has to wait for a goodbye
-    names.await.map_err(|error| ConnectionError::Failed(error.to_string()))
+    known.await.map_err(|error| ConnectionError::Failed(error.to_string()))
 }
 
 /// Keeps the trouble for `/status` and writes it down when it changes.

@@ -97,6 +97,30 @@ impl Source {
     }
 }
 
+/// How deep literals are looked into for more of them.
+const NESTING_MAX: u8 = 3;
+
+/// The identifiers in a text's literals, which are parts of statements where a function puts them together.
+#[must_use]
+pub fn literal_words(text: &[u8]) -> Vec<Box<[u8]>> {
+    let mut words = Vec::new();
+    add_literal_words(text, NESTING_MAX, &mut words);
+    words.sort();
+    words.dedup();
+    words
+}
+
+fn add_literal_words(text: &[u8], nesting: u8, words: &mut Vec<Box<[u8]>>) {
+    for token in Lexer::new(text) {
+        if let Token::Text { inner, .. } | Token::Dollar(inner) = token {
+            words.extend(Lexer::new(inner).filter_map(identifier));
+            if nesting > 0 {
+                add_literal_words(inner, nesting - 1, words);
+            }
+        }
+    }
+}
+
 /// An identifier as the catalogue has it.
 fn identifier(token: Token<'_>) -> Option<Box<[u8]>> {
     match token {

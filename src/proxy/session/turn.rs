@@ -224,8 +224,8 @@ impl Session {
                 None => {}
             }
         }
-        let hidden = replicas.hidden.read();
-        let verdict = analysis.verdict(&Lens { lists: &replicas.lists, catalogue: &**hidden });
+        let reading = replicas.hidden.reading();
+        let verdict = analysis.verdict(&Lens { lists: &replicas.lists, catalogue: &**reading });
         let reads = self.mood.as_ref().is_some_and(|mood| mood.read_only);
         if reads && verdict == Verdict::new(Class::Begin, Reason::Begin) && analysis.access != Some(Access::ReadWrite) {
             return Verdict::new(Class::ReadOnlyBegin, Reason::BeginReadOnly);

@@ -1,0 +1,185 @@
+//! What may not be read on a standby is known by its name, and what may be read there is not held back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use howdah::catalog::HiddenView;
+use howdah::catalog::hidden::Reading;
+use howdah::sql::knowledge::{Knowledge, Standing};
+
+use super::hidden::Place;
+use crate::support::{SOON, shared};
+
+/// Waits until it is known what may be read.
+async fn known(view: &HiddenView) -> Arc<Reading> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let reading = Arc::clone(&view.reading());
+        if reading.generation() > 0 {
+            return reading;
+        }
+        assert!(Instant::now() < deadline, "nothing is known within {SOON:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// One of each. What begins with `w_` must not be read on a standby, what begins with `r_` may be.
+const EVERYWHERE: &str = "
+CREATE SEQUENCE w_sequence;
+CREATE FUNCTION w_volatile() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION r_stable() RETURNS int STABLE LANGUAGE sql AS $$ SELECT count(*)::int FROM pg_class $$;
+CREATE FUNCTION r_immutable(a int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN a; END $$;
+CREATE PROCEDURE w_procedure() LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION w_overloaded(int) RETURNS int STABLE LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION w_overloaded(text) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION r_overloaded(int) RETURNS int STABLE LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION r_overloaded(text) RETURNS int IMMUTABLE LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION w_judges(int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE SCHEMA elsewhere;
+CREATE FUNCTION w_schemas() RETURNS int STABLE LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION elsewhere.w_schemas() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION w_definer() RETURNS int SECURITY DEFINER LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION r_definer() RETURNS int STABLE SECURITY DEFINER SET search_path = pg_catalog LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION w_lie() RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT nextval('w_sequence') $$;
+CREATE FUNCTION w_lie_wrapped() RETURNS bigint STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN w_lie() + 1; END $$;
+CREATE FUNCTION w_lie_locks() RETURNS void STABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); END $$;
+CREATE FUNCTION w_lie_dynamic() RETURNS void STABLE LANGUAGE plpgsql
+    AS $$ BEGIN EXECUTE 'SELECT pg_advisory_xact_lock(1)'; END $$;
+CREATE FUNCTION r_dynamic() RETURNS int STABLE LANGUAGE plpgsql AS $$ DECLARE n int; BEGIN
+    EXECUTE format('SELECT count(*) FROM %I', 'pg_class') INTO n; RETURN n; END $$;
+CREATE FUNCTION w_lie_atomic() RETURNS bigint STABLE BEGIN ATOMIC SELECT nextval('w_sequence'); END;
+CREATE FUNCTION r_atomic() RETURNS float STABLE BEGIN ATOMIC SELECT random(); END;
+CREATE FUNCTION w_argument(a bigint DEFAULT nextval('w_sequence')) RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT a $$;
+CREATE FUNCTION r_random() RETURNS float STABLE LANGUAGE sql AS $$ SELECT random() $$;
+CREATE FUNCTION w_state(s int, a int) RETURNS int LANGUAGE sql AS $$ SELECT s + a $$;
+CREATE FUNCTION r_state(s int, a int) RETURNS int IMMUTABLE LANGUAGE sql AS $$ SELECT s + a $$;
+CREATE AGGREGATE w_aggregate(int) (SFUNC = w_state, STYPE = int);
+CREATE AGGREGATE w_final_aggregate(int) (SFUNC = r_state, STYPE = int, FINALFUNC = w_judges);
+CREATE AGGREGATE r_aggregate(int) (SFUNC = r_state, STYPE = int);
+
+CREATE TABLE r_table (id bigserial PRIMARY KEY, a int);
+CREATE UNLOGGED TABLE w_unlogged (a int);
+CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+CREATE FOREIGN TABLE w_foreign (a text) SERVER files OPTIONS (filename '/dev/null');
+CREATE FUNCTION w_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('w_sequence'); RETURN new; END $$;
+CREATE TABLE r_triggered (id bigint PRIMARY KEY DEFAULT nextval('w_sequence'), a int CHECK (w_judges(a) > 0), b int DEFAULT w_volatile());
+CREATE TRIGGER a BEFORE INSERT ON r_triggered FOR EACH ROW EXECUTE FUNCTION w_trigger();
+CREATE RULE a AS ON INSERT TO r_triggered DO ALSO SELECT nextval('w_sequence');
+CREATE TABLE r_child_of_triggered (id bigint REFERENCES r_triggered ON DELETE CASCADE);
+CREATE FUNCTION r_reads_triggered() RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT count(*) FROM r_triggered $$;
+CREATE FUNCTION w_reads_unlogged() RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT count(*) FROM w_unlogged $$;
+CREATE VIEW w_next AS SELECT nextval('w_sequence');
+CREATE VIEW w_next_of_next AS SELECT * FROM w_next;
+CREATE VIEW w_third AS SELECT * FROM r_table WHERE a IN (SELECT nextval FROM w_next_of_next);
+CREATE VIEW w_calls AS SELECT w_volatile();
+CREATE VIEW w_calls_lie AS SELECT w_lie_wrapped();
+CREATE VIEW w_aggregates AS SELECT w_aggregate(a) FROM r_table;
+CREATE VIEW w_over_unlogged AS SELECT * FROM w_unlogged;
+CREATE VIEW w_over_sequence AS SELECT last_value FROM w_sequence;
+CREATE VIEW w_shares AS SELECT pg_try_advisory_lock_shared(1);
+CREATE VIEW w_node AS SELECT count(*) FROM pg_stat_activity;
+CREATE VIEW r_view AS SELECT a, random(), clock_timestamp(), r_stable(), r_aggregate(a) OVER () FROM r_triggered;
+CREATE VIEW r_catalogue AS SELECT tablename, null_frac FROM pg_tables JOIN pg_stats USING (schemaname, tablename);
+CREATE VIEW r_view_with_rules AS SELECT * FROM r_table;
+CREATE RULE a AS ON INSERT TO r_view_with_rules DO INSTEAD SELECT nextval('w_sequence');
+CREATE MATERIALIZED VIEW r_matview AS SELECT nextval('w_sequence'), w_volatile() WITH NO DATA;
+
+CREATE TABLE w_policy (a int); ALTER TABLE w_policy ENABLE ROW LEVEL SECURITY;
+CREATE POLICY a ON w_policy USING (w_judges(a) > 0);
+CREATE TABLE w_policy_next (a int);
+CREATE POLICY a ON w_policy_next FOR SELECT USING (nextval('w_sequence') > 0);
+CREATE TABLE w_policy_subselect (a int);
+CREATE POLICY a ON w_policy_subselect USING (a IN (SELECT a FROM w_unlogged));
+CREATE TABLE r_policy (a int);
+CREATE POLICY a ON r_policy USING (a = r_stable()); CREATE POLICY b ON r_policy FOR INSERT WITH CHECK (w_volatile() > 0);
+CREATE VIEW w_over_policy AS SELECT * FROM w_policy;
+CREATE DOMAIN w_domain AS int CHECK (w_judges(VALUE) > 0);
+CREATE DOMAIN w_domain_next AS bigint CHECK (nextval('w_sequence') > VALUE);
+CREATE DOMAIN w_domain_of_domain AS w_domain;
+CREATE DOMAIN r_domain AS int DEFAULT w_volatile() CHECK (VALUE > 0);
+CREATE TYPE w_composite AS (a w_domain);
+CREATE TABLE r_column (a w_domain, b w_composite);
+CREATE VIEW w_casts AS SELECT a::w_domain FROM r_table;
+CREATE FUNCTION w_takes(a w_domain) RETURNS int STABLE LANGUAGE sql AS $$ SELECT 1 $$;
+
+CREATE TABLE w_parent (a int) PARTITION BY LIST (a);
+CREATE UNLOGGED TABLE w_partition PARTITION OF w_parent FOR VALUES IN (1);
+CREATE TABLE r_sister PARTITION OF w_parent FOR VALUES IN (2);
+CREATE TABLE w_ancestor (a int); CREATE TABLE w_middle () INHERITS (w_ancestor);
+CREATE FOREIGN TABLE w_heir () INHERITS (w_middle) SERVER files OPTIONS (filename '/dev/null');
+CREATE TABLE w_same_name (a int); CREATE UNLOGGED TABLE elsewhere.w_same_name (a int);
+CREATE TEMPORARY TABLE r_table (a int); CREATE TEMPORARY VIEW r_temporary AS SELECT 1;
+
+CREATE FUNCTION attribute(r_table) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION attribute_of_all(anyelement, int DEFAULT 1) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION attribute_of_record(record) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$;
+CREATE FUNCTION attribute_of_text(text) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION attribute_of_two(r_table, int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION attribute_that_reads(r_table) RETURNS int STABLE LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE EXTENSION dblink; CREATE EXTENSION hstore; CREATE EXTENSION pg_trgm; CREATE EXTENSION tsm_system_rows;
+";
+
+#[tokio::test]
+async fn every_way_to_write_by_reading_is_found_and_what_only_reads_is_not_held_back() {
+    let place = Place::with(EVERYWHERE);
+    let view = place.view();
+    let nothing = Arc::clone(&view.reading());
+    assert_eq!((nothing.generation(), nothing.function(b"lower")), (0, Standing::Unknown));
+    assert!(nothing.writes(b"anything") && nothing.writes_everywhere());
+    place.appoint(shared().primary());
+    let reading = known(&view).await;
+
+    let names = |sql: &str| {
+        let rows = shared().primary().sql_in(&place.tenant.name, sql).unwrap();
+        rows.column().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let expected = |name: &str| if name.starts_with("r_") { Standing::Reads } else { Standing::Writes };
+    let functions = names("SELECT DISTINCT proname::text FROM pg_proc WHERE proname ~ '^[rw]_' ORDER BY 1");
+    let wrong: Vec<_> = functions.iter().filter(|f| reading.function(f.as_bytes()) != expected(f)).collect();
+    assert!(wrong.is_empty(), "functions judged wrongly: {wrong:?}");
+    let relations = names(
+        "SELECT relname::text FROM pg_class WHERE relname ~ '^[rw]_' AND relkind NOT IN ('i', 'S')
+        UNION SELECT typname FROM pg_type WHERE typname ~ '^[rw]_' ORDER BY 1",
+    );
+    let wrong: Vec<_> =
+        relations.iter().filter(|name| reading.writes(name.as_bytes()) != name.starts_with("w_")).collect();
+    assert!(wrong.is_empty(), "relations and types judged wrongly: {wrong:?}");
+    assert!(!reading.writes_everywhere());
+    assert!(functions.len() > 25 && relations.len() > 35, "{} {}", functions.len(), relations.len());
+
+    // what pg_proc says, of all schemas
+    for (name, standing) in [
+        ("upper", Standing::Reads),
+        ("lower", Standing::Writes),
+        ("now", Standing::Reads),
+        ("nextval", Standing::Writes),
+        ("random", Standing::Writes),
+        ("pg_advisory_lock", Standing::Writes),
+        ("count", Standing::Reads),
+        ("row_number", Standing::Reads),
+        ("_pg_expandarray", Standing::Reads),
+        ("nobody", Standing::Unknown),
+        ("dblink", Standing::Writes),
+        ("hstore", Standing::Reads),
+        ("similarity", Standing::Reads),
+        ("system_rows", Standing::Reads),
+    ] {
+        assert_eq!(reading.function(name.as_bytes()), standing, "{name}");
+    }
+    for (name, writes) in [
+        ("attribute", true),
+        ("attribute_of_all", true),
+        ("attribute_of_record", true),
+        ("attribute_of_text", false),
+        ("attribute_of_two", false),
+        ("attribute_that_reads", false),
+        ("r_table_id_seq", true),
+        ("pg_locks", true),
+        ("pg_sequences", true),
+        ("pg_tables", false),
+        ("w_volatile", false),
+    ] {
+        assert_eq!(reading.writes(name.as_bytes()), writes, "{name}");
+    }
+}
