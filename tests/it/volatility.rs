@@ -8,7 +8,7 @@ use howdah::catalog::hidden::Reading;
 use howdah::sql::knowledge::{Knowledge, Standing};
 
 use super::hidden::Place;
-use crate::support::{SOON, shared};
+use crate::support::{Howdah, SOON, Tenant, eventually, shared};
 
 /// Waits until it is known what may be read.
 async fn known(view: &HiddenView) -> Arc<Reading> {
@@ -181,5 +181,37 @@ async fn every_way_to_write_by_reading_is_found_and_what_only_reads_is_not_held_
         ("w_volatile", false),
     ] {
         assert_eq!(reading.writes(name.as_bytes()), writes, "{name}");
+    }
+}
+
+#[test]
+fn a_statement_that_may_change_it_has_the_catalogue_read_again_and_a_plain_table_does_not() {
+    for mode in ["transaction", "session"] {
+        let (primary, tenant) = (shared().primary(), Tenant::shared());
+        let howdah = Howdah::before(std::slice::from_ref(primary), &format!("[pool]\nmode = \"{mode}\"\n"));
+        let mut client = howdah.login(&tenant);
+        let connections = || {
+            let sql = format!("SELECT sessions FROM pg_stat_database WHERE datname = '{}'", tenant.name);
+            primary.sql(&sql).unwrap().cell().unwrap().parse::<i64>().unwrap()
+        };
+        assert_eq!(client.value("SELECT 1"), "1");
+        eventually("the client's connection and the first read's", SOON, || connections() == 2);
+        let mut expected = 2;
+        for (sql, rereads) in [
+            ("CREATE TABLE t (id bigserial, type text)", false),
+            ("CREATE INDEX ON t (id)", false),
+            ("ALTER TABLE t ADD view int", false),
+            ("CREATE VIEW v AS SELECT 1", true),
+            ("BEGIN; CREATE POLICY p ON t USING (true); COMMIT", true),
+            ("ALTER TABLE t SET UNLOGGED", true),
+            ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", true),
+            ("DROP TABLE t", false),
+            ("CREATE EXTENSION citext", true),
+        ] {
+            client.query(sql);
+            expected += i64::from(rereads);
+            eventually(sql, SOON, || connections() >= expected);
+        }
+        assert_eq!(connections(), expected, "{mode}");
     }
 }

@@ -293,6 +293,15 @@ impl Loan {
         }
     }
 
+    /// Says to all who rely on the database's catalogue that statements of this loan may have changed it.
+    pub(super) fn doubt_catalogue(&self) {
+        if self.trail.redefines() {
+            self.pool.hidden().doubt();
+        } else if self.trail.effects().any(Effects::OUTDATES) {
+            self.pool.hidden().outdate();
+        }
+    }
+
     /// Whether notifications may be the client's.
     pub(super) const fn listens(&self) -> bool {
         self.pins.or(self.trail.effects()).any(Effects::LISTENS.or(Effects::HIDES))
@@ -306,6 +315,7 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
+        self.doubt_catalogue(); // nobody knows what became of it
         self.set_pins(Effects::NONE);
         if tokio::runtime::Handle::try_current().is_err() {
             return;

@@ -33,7 +33,9 @@ impl Session {
         server: &mut Server,
     ) -> Result<(), ClientError> {
         if self.is_session_mode() {
-            return Ok(()); // the server is the client's own, its login included
+            // the server is the client's own, its login included; what may be read on a standby is everybody's
+            loan.trail.note(effects.and(Effects::OUTDATES), b"", b"");
+            return Ok(());
         }
         loan.trail.step();
         if let Some(error) = loan.visit.as_ref().and_then(|visit| self.is_silent_here(sql, visit)) {

@@ -56,9 +56,7 @@ impl Session {
     pub(super) async fn settle(&mut self, loan: &mut Loan, server: &mut Server) -> Result<bool, End> {
         let effects = loan.trail.effects();
         let (pins, unread) = (loan.pins(), loan.trail.hides());
-        if loan.trail.redefines() {
-            loan.pool.hidden().doubt();
-        }
+        loan.doubt_catalogue();
         match loan.trail.left(pins) {
             Left::Nothing => {}
             Left::Known(lone) => {

@@ -133,7 +133,7 @@ impl Trail {
         } else {
             Effects::FREES.or(Effects::RESETS)
         };
-        !self.redefines && !self.effects.any(urgent)
+        !self.redefines && !self.effects.any(urgent.or(Effects::OUTDATES))
     }
 
     /// What is to be done; the trail begins anew.
