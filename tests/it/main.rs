@@ -35,6 +35,7 @@ mod routing;
 mod scram;
 mod settings;
 mod shutdown;
+mod standbys;
 mod starving;
 mod statements;
 mod timeouts;

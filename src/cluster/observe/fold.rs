@@ -308,9 +308,13 @@ impl Fold {
         if stamp.era == self.samples.era() && !self.needs_era() {
             self.samples.add(Sample { number: stamp.asked, lsn });
         }
+        // who answered before there was a primary has not been compared with it
+        let waiting = self.slots.iter().filter(|slot| slot.sampled > 0 && slot.standing.lag_time().is_none());
+        let names: Vec<NodeName> = waiting.map(|slot| slot.name.clone()).collect();
+        names.iter().for_each(|name| self.judge(name));
     }
 
-    /// A standby has answered: how it stands to the primary.
+    /// How a standby that has answered stands to the primary.
     fn judge(&mut self, node: &str) {
         let followed = self.followed();
         if self.slots.iter().any(|slot| *slot.name == *node && self.foreign(slot).is_some()) {
@@ -357,6 +361,9 @@ impl Fold {
             // its receiver has gone with the primary; what it has is as good as before
             None if standing.has_followed(&primary, timeline) => {}
             None => return Some(Unfit::NoPrimary),
+        }
+        if standing.lag_time().is_none() {
+            return Some(Unfit::Unsampled);
         }
         if standing.is_lagging() {
             return Some(Unfit::Lagging);

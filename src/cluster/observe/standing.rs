@@ -91,9 +91,10 @@ impl Standing {
         let bound = if self.lagging { max_lag / 2 } else { max_lag };
         self.lagging = max_lag > 0 && lag > bound;
         self.behind_since = match (self.behind_since, history.first_beyond(replayed)) {
+            (_, _) if lag == 0 => None,
             // the log's history forgets; who has stood still since knows better
-            (Some((place, since)), Some(_)) if place == replayed => Some((place, since)),
-            (_, since) => since.map(|since| (replayed, since)),
+            (Some((place, since)), _) if place == replayed => Some((place, since)),
+            (_, since) => Some((replayed, since.unwrap_or(now))),
         };
         self.lag_time = Some(self.behind_since.map_or(Duration::ZERO, |(_, since)| now.saturating_sub(since)));
     }
@@ -133,6 +134,7 @@ mod tests {
         for step in 0..10_000_u32 {
             history.add(Lsn(step.into()), SECOND * step);
             standing.replayed(Lsn(0), Lsn(step.into()), &history, 0, SECOND * step);
+            // at step 1 it went beyond 0
             assert_eq!(standing.lag_time(), Some(SECOND * step.saturating_sub(1)));
         }
         standing.replayed(Lsn(9_990), Lsn(9_999), &history, 0, SECOND * 9_999);
