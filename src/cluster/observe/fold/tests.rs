@@ -1,6 +1,4 @@
-//! Who is primary, which node is fit, and that every bound is one.
-
-use proptest::prelude::*;
+//! Who is primary, and which standby is fit.
 
 use super::*;
 use crate::topology::ClusterBoard;
@@ -326,4 +324,194 @@ fn after_all_nodes_are_replaced_another_cluster_is_accepted() {
     cluster.observe("c", from_another_cluster(primary_on(1, 10)));
     assert_eq!(primary(&cluster).as_deref(), Some("c"));
     assert_eq!(cluster.view().epoch, Epoch(2));
+}
+
+#[test]
+fn of_nodes_of_two_clusters_the_majority_stays_and_of_equals_the_first_whoever_answers_first() {
+    let mut cluster = cluster(&["a", "b", "c"]);
+    cluster.observe("c", from_another_cluster(primary_on(1, 10)));
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("b", standby_at(10));
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    assert_eq!((fitness(&cluster, "b"), fitness(&cluster, "c")), (None, Some(Unfit::Unhealthy)));
+    // from now on it is settled
+    cluster.observe("b", refused());
+    cluster.observe("a", refused());
+    assert_eq!(primary(&cluster), None);
+    cluster.observe("a", primary_on(1, 10));
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+}
+
+#[test]
+fn of_two_nodes_of_two_clusters_the_one_that_is_configured_first_is_right() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("b", from_another_cluster(primary_on(1, 10)));
+    cluster.observe("a", primary_on(1, 10));
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+}
+
+fn fitness(cluster: &Cluster, name: &str) -> Option<Unfit> {
+    node(cluster, name).unfit
+}
+
+/// A primary, and a standby that is fit.
+fn a_with_b() -> Cluster {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.observe("a", primary_on(1, 100));
+    cluster.observe("b", standby_at(100));
+    assert_eq!(fitness(&cluster, "b"), None);
+    cluster
+}
+
+#[test]
+fn a_standby_that_answered_before_there_was_a_primary_is_compared_with_it_once_there_is() {
+    let mut cluster = cluster(&["a", "b"]);
+    cluster.fold.set_max_lag(10);
+    cluster.observe("b", standby_at(50));
+    assert_eq!(fitness(&cluster, "b"), Some(Unfit::NoPrimary));
+    cluster.observe("a", primary_on(1, 100));
+    assert_eq!(fitness(&cluster, "b"), Some(Unfit::Lagging));
+    assert_eq!(fitness(&cluster, "a"), Some(Unfit::Primary));
+}
+
+#[test]
+fn a_standby_without_a_receiver_is_forgiven_for_a_second_and_one_that_never_streamed_is_not() {
+    let mut cluster = a_with_b();
+    cluster.observe("b", cut_off_at(100));
+    assert_eq!(fitness(&cluster, "b"), None);
+    cluster.pass(Duration::from_secs(1));
+    cluster.observe("b", cut_off_at(100));
+    assert_eq!(fitness(&cluster, "b"), Some(Unfit::NotStreaming));
+    cluster.observe("b", standby_at(100));
+    assert_eq!(fitness(&cluster, "b"), None);
+    // another life
+    cluster.observe("b", Observation::Disconnected);
+    assert_eq!(fitness(&cluster, "b"), Some(Unfit::Unsampled));
+    cluster.observe("b", cut_off_at(100));
+    assert_eq!(fitness(&cluster, "b"), Some(Unfit::NotStreaming));
+}
+
+#[test]
+fn without_a_primary_a_standby_that_followed_it_stays_fit_and_no_other_becomes_so() {
+    let mut cluster = cluster(&["a", "b", "c"]);
+    cluster.observe("b", standby_at(90));
+    cluster.observe("c", refused());
+    cluster.observe("a", primary_on(1, 100));
+    cluster.observe("a", refused());
+    cluster.pass(Duration::from_secs(60));
+    cluster.observe("b", cut_off_at(95));
+    cluster.observe("c", cut_off_at(95));
+    assert_eq!((primary(&cluster), fitness(&cluster, "b")), (None, None));
+    assert_eq!(node(&cluster, "b").lag_bytes, Some(5));
+    assert_eq!(fitness(&cluster, "c"), Some(Unfit::NoPrimary));
+    // the primary is back, its standby not yet
+    cluster.observe("a", primary_on(1, 100));
+    assert_eq!(fitness(&cluster, "b"), Some(Unfit::NotStreaming));
+}
+
+#[test]
+fn after_a_promotion_a_standby_counts_once_it_follows_the_new_timeline() {
+    let mut cluster = cluster(&["a", "b", "c"]);
+    cluster.observe("b", standby_at(100));
+    cluster.observe("c", standby_at(100));
+    cluster.observe("a", primary_on(1, 100));
+    assert_eq!((fitness(&cluster, "b"), fitness(&cluster, "c")), (None, None));
+    // c may have more of the old timeline than there is in the new one, and be level with it by its number alone
+    cluster.observe("b", primary_on(2, 90));
+    assert_eq!((fitness(&cluster, "b"), fitness(&cluster, "c")), (Some(Unfit::Primary), Some(Unfit::OtherTimeline)));
+    cluster.observe("c", standby_on(1, 120));
+    assert_eq!(fitness(&cluster, "c"), Some(Unfit::OtherTimeline));
+    cluster.observe("c", cut_off_at(120));
+    assert_eq!(fitness(&cluster, "c"), Some(Unfit::NotStreaming));
+    cluster.observe("c", standby_on(2, 90));
+    assert_eq!(fitness(&cluster, "c"), None);
+    // the new primary goes: who stayed with the old one is not taken
+    cluster.observe("b", refused());
+    cluster.observe("a", answered(answer(Role::Standby, 1, 120)));
+    assert_eq!((fitness(&cluster, "c"), fitness(&cluster, "a")), (None, Some(Unfit::OtherTimeline)));
+}
+
+#[test]
+fn a_standby_whose_receiver_cannot_be_seen_is_not_fit_and_says_what_to_grant() {
+    let mut cluster = a_with_b();
+    cluster.pass(Duration::from_secs(2));
+    let hidden = Answer { timeline: None, receiver: Receiver::Hidden, ..answer(Role::Standby, 1, 100) };
+    cluster.observe("b", answered(hidden));
+    let b = node(&cluster, "b");
+    assert_eq!((b.unfit, b.healthy), (Some(Unfit::NotStreaming), true));
+    assert!(b.trouble.unwrap().contains("GRANT pg_monitor"));
+}
+
+#[test]
+fn a_standby_that_comes_and_goes_gets_no_reads_until_it_has_stayed() {
+    let mut cluster = a_with_b();
+    for _ in 0..3 {
+        cluster.observe("b", refused());
+        assert_eq!(fitness(&cluster, "b"), Some(Unfit::Unhealthy));
+        cluster.observe("b", standby_at(100));
+        assert_eq!(fitness(&cluster, "b"), None, "three times are forgiven");
+    }
+    // a connection that breaks is no leaving
+    for _ in 0..10 {
+        cluster.observe("b", Observation::Disconnected);
+        cluster.observe("b", standby_at(100));
+        assert_eq!(fitness(&cluster, "b"), None);
+    }
+    cluster.observe("b", refused());
+    cluster.observe("b", standby_at(100));
+    assert_eq!(fitness(&cluster, "b"), Some(Unfit::Flapping));
+    cluster.pass(Duration::from_secs(2));
+    cluster.observe("a", primary_on(1, 100));
+    assert_eq!(fitness(&cluster, "b"), None, "any answer lets the time pass");
+}
+
+#[test]
+fn every_change_of_a_connection_is_another_life_without_samples_and_one_of_the_primarys_another_era() {
+    let mut cluster = a_with_b();
+    let (life, era) = (node(&cluster, "b").life, cluster.view().samples.era());
+    let asked = node(&cluster, "b").sampled;
+    assert!(asked > 0 && asked <= cluster.board.stamp().asked);
+    cluster.observe("b", Observation::Disconnected);
+    let b = node(&cluster, "b");
+    assert_eq!((b.sampled, b.replayed_lsn, b.lag_bytes, b.lag_time), (0, None, None, None));
+    assert!(b.life > life && b.healthy);
+    cluster.observe("b", standby_at(100));
+    assert!(node(&cluster, "b").sampled > asked && node(&cluster, "b").life > life + 1);
+    assert_eq!(cluster.view().samples.era(), era);
+
+    cluster.observe("a", primary_on(1, 110));
+    assert_eq!(cluster.view().samples.newest().map(|sample| sample.lsn), Some(Lsn(110)));
+    cluster.observe("a", Observation::Disconnected);
+    assert_eq!((primary(&cluster).as_deref(), cluster.view().samples.newest()), (Some("a"), None));
+    assert!(cluster.view().samples.era() > era && cluster.view().samples.era() == cluster.board.stamp().era);
+    assert_eq!(fitness(&cluster, "b"), None);
+}
+
+#[test]
+fn a_sample_that_was_asked_for_before_its_era_does_not_count_and_the_next_does() {
+    let mut cluster = a_with_b();
+    cluster.observe("a", primary_on(1, 110));
+    let early = cluster.board.ask();
+    cluster.take_in("b", Observation::Connected);
+    cluster.take_in("a", Observation::Connected); // an era begins
+    cluster.take_in("a", Observation::Answered(early, answer(Role::Primary, 1, 120)));
+    assert_eq!(cluster.view().samples.newest(), None);
+    assert_eq!(node(&cluster, "a").received_lsn, Some(Lsn(120)));
+    cluster.observe("a", primary_on(1, 130));
+    assert_eq!(cluster.view().samples.newest().map(|sample| sample.lsn), Some(Lsn(130)));
+}
+
+#[test]
+fn lag_time_counts_from_when_the_log_went_beyond_what_was_replayed() {
+    let mut cluster = a_with_b();
+    cluster.observe("a", primary_on(1, 200));
+    cluster.pass(Duration::from_secs(3));
+    cluster.observe("a", primary_on(1, 300));
+    cluster.observe("b", standby_at(100));
+    let time = node(&cluster, "b").lag_time.unwrap();
+    assert!((Duration::from_secs(3)..Duration::from_secs(4)).contains(&time), "{time:?}");
+    cluster.observe("b", standby_at(200));
+    assert!(node(&cluster, "b").lag_time.unwrap() < Duration::from_secs(1));
+    cluster.observe("b", standby_at(300));
+    assert_eq!(node(&cluster, "b").lag_time, Some(Duration::ZERO));
 }
