@@ -236,8 +236,8 @@ impl Session {
     /// A replica has refused a request that was taken for a read: its statements are no reads from now on.
     pub(super) fn note_refusal(&self, mut data: &[u8]) {
         let Some(replicas) = &self.member.replicas else { return };
-        let hidden = replicas.hidden.read();
-        let lens = Lens { lists: &replicas.lists, catalogue: &**hidden };
+        let reading = replicas.hidden.reading();
+        let lens = Lens { lists: &replicas.lists, catalogue: &**reading };
         while let Ok(Scan::Header { tag, body_len }) = scan_client(data) {
             let total = HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN);
             let Some(body) = data.get(HEADER_LEN..total) else { return };
