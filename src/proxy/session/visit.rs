@@ -79,11 +79,12 @@ impl Session {
         server: &mut Server,
         error: &ServerError,
     ) -> bool {
+        let stays = self.depends_on(loan); // with what it keeps here: a cursor WITH HOLD, a statement prepared in SQL
         let Some(visit) = &mut loan.visit else { return false };
         let Some(event) = refusal(error) else { return false };
         // what has been sent behind it would overtake it
         let alone = server.kept.turns() == 1 && server.pipeline.readies() <= 1;
-        if visit.all || visit.unkept || visit.told || server.pipeline.status() != b'I' || !alone {
+        if stays || visit.all || visit.unkept || visit.told || server.pipeline.status() != b'I' || !alone {
             return false;
         }
         visit.refused = true;
@@ -98,8 +99,9 @@ impl Session {
     /// Whether a request that the replica has skipped, as it cannot be brought to the session's settings, is asked of the
     /// primary instead: what they name may not have come here yet.
     pub(in crate::proxy) fn is_refused_whole(&self, loan: &mut Loan, server: &Server) -> bool {
+        let stays = self.depends_on(loan);
         let Some(visit) = &mut loan.visit else { return false };
-        visit.refused = !visit.all && !visit.unkept && server.kept.turns() == 1;
+        visit.refused = !stays && !visit.all && !visit.unkept && server.kept.turns() == 1;
         if visit.refused {
             self.count(Event::Refused);
         }
