@@ -13,6 +13,8 @@ enum Command {
     Serve(cli::serve::ServeArgs),
     /// Say what is wrong with a configuration, without running it.
     Check(cli::check::CheckArgs),
+    /// Say what a statement is, where it would go and why.
+    Route(cli::route::RouteArgs),
     /// Make a whole cluster on this machine, with the endpoint in front and a workload to watch.
     Demo(cli::demo::DemoArgs),
 }
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Serve(args) => cli::serve::run(&args),
         Command::Check(args) => cli::check::run(&args),
+        Command::Route(args) => cli::route::run(&args),
         Command::Demo(args) => cli::demo::run(args),
     };
     match done {

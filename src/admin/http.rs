@@ -1,4 +1,4 @@
-//! The HTTP API: `/healthz`, `/readyz`, `/status`.
+//! The HTTP API: `/healthz`, `/readyz`, `/status`, and `/route` (`route.rs`).
 //!
 //! Not here: the admin console, metrics. Everything shown is read from snapshots; nothing here waits for a node or a lock
 //! that clients need.
@@ -13,14 +13,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::topology::{Board, ClusterName, ClusterView, NodeView, Role, Topology};
+use super::route::{self, Explain};
+use crate::topology::{Board, ClusterName, ClusterView, NodeName, NodeView, Role, Topology};
 
 /// Says where a node listens, by cluster and node: `10.0.0.1:5432`.
 pub type AddressOf = Arc<dyn Fn(&str, &str) -> Option<String> + Send + Sync>;
@@ -41,6 +42,14 @@ pub struct Sources {
     pub extra_missing: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Where a node listens, such as [`Watch::address`](crate::cluster::Watch::address).
     pub address: AddressOf,
+    /// How many sessions read from a node, by cluster and node.
+    pub sessions: Arc<dyn Fn(&ClusterName, &NodeName) -> u64 + Send + Sync>,
+    /// How many requests went where, over all workers.
+    pub routing: Arc<dyn Fn() -> RoutingRow + Send + Sync>,
+    /// Sessions that have panicked: each is a defect of howdah's.
+    pub panics: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Where a statement would go, and why.
+    pub explain: Explain,
 }
 
 impl fmt::Debug for Sources {
@@ -72,6 +81,15 @@ pub struct PoolRow {
     pub transactions: u64,
     /// Servers that are kept for one client, by the state that keeps them there.
     pub pinned: BTreeMap<&'static str, u64>,
+}
+
+/// How many requests went where, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RoutingRow {
+    /// What has happened, by [`Event`](crate::proxy::route::counters::Event).
+    pub events: BTreeMap<&'static str, u64>,
+    /// Why, by [`Reason::label`](crate::sql::class::Reason::label); only those there were.
+    pub reasons: BTreeMap<&'static str, u64>,
 }
 
 /// Where the API listens.
@@ -218,6 +236,7 @@ fn routes(sources: Sources) -> Router {
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/route", post(route::route).layer(DefaultBodyLimit::max(route::BODY_BYTES_MAX)))
         .with_state(sources)
 }
 
@@ -232,8 +251,16 @@ async fn status(State(sources): State<Sources>) -> Json<Status> {
     let mut missing = not_ready(&sources);
     let ready = missing.is_empty();
     missing.extend((sources.extra_missing)());
-    let clusters = sources.board.read().clusters.iter().map(|(name, view)| ClusterRow::new(name, view)).collect();
-    Json(Status { ready, missing, clusters, pools: (sources.pools)(), clients: (sources.clients)() })
+    let topology = sources.board.read();
+    Json(Status {
+        ready,
+        missing,
+        clusters: topology.clusters.iter().map(|(name, view)| ClusterRow::new(name, view, &sources)).collect(),
+        pools: (sources.pools)(),
+        clients: (sources.clients)(),
+        routing: (sources.routing)(),
+        panics: (sources.panics)(),
+    })
 }
 
 /// What keeps howdah from serving, one line each; empty when it is ready.
@@ -274,6 +301,8 @@ struct Status {
     clusters: Vec<ClusterRow>,
     pools: Vec<PoolRow>,
     clients: usize,
+    routing: RoutingRow,
+    panics: u64,
 }
 
 #[derive(Serialize)]
@@ -281,6 +310,10 @@ struct ClusterRow {
     name: String,
     epoch: u64,
     primary: Option<String>,
+    /// How often the line of samples has been broken.
+    era: u32,
+    /// Where the primary's log was at the newest sample.
+    sample_lsn: Option<String>,
     nodes: Vec<NodeRow>,
 }
 
@@ -298,22 +331,26 @@ struct NodeRow {
     replica: bool,
     /// Why not.
     unfit: Option<String>,
+    /// Sessions that read there.
+    sessions: u64,
     trouble: Option<String>,
 }
 
 impl ClusterRow {
-    fn new(name: &ClusterName, view: &ClusterView) -> Self {
+    fn new(name: &ClusterName, view: &ClusterView, sources: &Sources) -> Self {
         Self {
             name: name.to_string(),
             epoch: view.epoch.0,
             primary: view.primary.as_ref().map(ToString::to_string),
-            nodes: view.nodes.iter().map(NodeRow::new).collect(),
+            era: view.samples.era().0,
+            sample_lsn: view.samples.newest().map(|sample| sample.lsn.to_string()),
+            nodes: view.nodes.iter().map(|node| NodeRow::new(node, (sources.sessions)(name, &node.name))).collect(),
         }
     }
 }
 
 impl NodeRow {
-    fn new(view: &NodeView) -> Self {
+    fn new(view: &NodeView, sessions: u64) -> Self {
         Self {
             name: view.name.to_string(),
             role: view.role.map(|role| match role {
@@ -328,6 +365,7 @@ impl NodeRow {
             lag_time_ms: view.lag_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             replica: view.unfit.is_none(),
             unfit: view.unfit.map(|unfit| unfit.to_string()),
+            sessions,
             trouble: view.trouble.clone(),
         }
     }
@@ -339,6 +377,7 @@ mod tests {
 
     use super::*;
     use crate::pg::{Lsn, Timeline};
+    use crate::proxy::route::explain::ExplainError;
     use crate::topology::{Epoch, Unfit};
 
     fn sources(primary: Option<&str>, trouble: Option<&str>) -> Sources {
@@ -373,6 +412,15 @@ mod tests {
             shutting_down: Arc::new(AtomicBool::new(false)),
             extra_missing: Arc::new(Vec::new),
             address: Arc::new(|_, _| Some("10.0.0.1:5432".to_owned())),
+            sessions: Arc::new(|_, _| 7),
+            routing: Arc::new(|| RoutingRow {
+                events: BTreeMap::from([("to_primary", 3)]),
+                reasons: BTreeMap::from([("reads", 2)]),
+            }),
+            panics: Arc::new(|| 0),
+            explain: Arc::new(|question| {
+                Box::pin(std::future::ready(Err(ExplainError::NoSuchDatabase(question.database))))
+            }),
         }
     }
 
@@ -395,10 +443,13 @@ mod tests {
     async fn status_reads_as_documented() {
         let Json(status) = status(State(sources(Some("a"), None))).await;
         let expected = concat!(
-            r#"{"ready":true,"missing":[],"clusters":[{"name":"main","epoch":1,"primary":"a","nodes":[{"name":"a","#,
+            r#"{"ready":true,"missing":[],"clusters":[{"name":"main","epoch":1,"primary":"a","era":0,"sample_lsn":null,"#,
+            r#""nodes":[{"name":"a","#,
             r#""role":"primary","healthy":true,"timeline":1,"received_lsn":"0/3000060","replayed_lsn":null,"lag_bytes":0,"#,
-            r#""lag_time_ms":null,"replica":false,"unfit":"accepts writes","trouble":null}]}],"pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"#,
-            r#""in_use":2,"waiting":0,"transactions":1234,"pinned":{"listen":1}}],"clients":16}"#
+            r#""lag_time_ms":null,"replica":false,"unfit":"accepts writes","sessions":7,"trouble":null}]}],"#,
+            r#""pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"#,
+            r#""in_use":2,"waiting":0,"transactions":1234,"pinned":{"listen":1}}],"clients":16,"#,
+            r#""routing":{"events":{"to_primary":3},"reasons":{"reads":2}},"panics":0}"#
         );
         assert_eq!(serde_json::to_string(&status).unwrap(), expected);
     }

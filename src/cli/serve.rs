@@ -19,15 +19,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload;
 
-use crate::admin::http::{HttpAddress, HttpListener, PoolRow, Sources};
+use crate::admin::http::{HttpAddress, HttpListener, PoolRow, RoutingRow, Sources};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::{Watch, watch};
 use crate::config::{self, Config, LogFormat};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
 use crate::proxy::accept::Door;
+use crate::proxy::route::counters::Event;
+use crate::proxy::route::explain::explain;
 use crate::proxy::shared::{Running, Shared};
 use crate::proxy::worker::{Worker, WorkerGate};
+use crate::sql::class::Reason;
 use crate::topology::Board;
 
 /// Where the configuration is looked for.
@@ -268,6 +271,8 @@ fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<Atomi
     let (pools, clients, catalog) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(&shared.catalog));
     let hidden = Arc::clone(&shared.hidden);
     let addresses = Arc::clone(monitor);
+    let (homes, counted, panicked, asked) =
+        (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     let rows = move || {
         let row = |pool: &Arc<crate::proxy::pool::Pool>| {
             let counts = pool.counts();
@@ -293,7 +298,27 @@ fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<Atomi
         shutting_down: Arc::clone(shutting_down),
         extra_missing: Arc::new(move || [catalog.missing(), hidden.missing()].concat()),
         address: Arc::new(move |cluster, node| addresses.address(cluster, node)),
+        sessions: Arc::new(move |cluster, node| homes.standbys(cluster).sessions(node).load(Ordering::Relaxed)),
+        routing: Arc::new(move || routing(&counted)),
+        panics: Arc::new(move || panicked.panics()),
+        explain: Arc::new(move |question| {
+            let shared = Arc::clone(&asked);
+            Box::pin(async move { explain(&shared, &question).await })
+        }),
     }
+}
+
+/// The counters of all workers, added up.
+fn routing(shared: &Shared) -> RoutingRow {
+    let events = Event::ALL.map(|(event, name)| {
+        let count = shared.counters.iter().map(|counters| counters.events(event)).sum();
+        (name, count)
+    });
+    let reasons = Reason::ALL.iter().map(|reason| {
+        let count = shared.counters.iter().map(|counters| counters.reasons(reason.index())).sum::<u64>();
+        (reason.label(), count)
+    });
+    RoutingRow { events: events.into_iter().collect(), reasons: reasons.filter(|(_, count)| *count > 0).collect() }
 }
 
 /// What the operator says by signals.

@@ -62,7 +62,7 @@ pub use load::{load, parse};
 pub use network::Network;
 pub use pool::{Pins, Pool, PoolMode, PoolOverlay};
 pub use problem::{Place, Problem, Problems};
-pub use profile::{Profile, ProfileTimeouts};
+pub use profile::{Profile, ProfileTimeouts, Undivided};
 pub use reload::{RestartNeeded, compare, keep_bound};
 pub use render::{render_docs, render_reference};
 pub use routing::{Balance, Consistency, Routing, RoutingRole};

@@ -52,6 +52,47 @@ pub struct Profile {
     pub user_client_max: Option<u32>,
 }
 
+/// Why nothing goes to a standby, whatever a statement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undivided {
+    /// `role = "primary"`.
+    Role,
+    /// There is nothing to route.
+    OneNode,
+    /// A session keeps its server.
+    SessionMode,
+    /// `consistency = "strict"`.
+    Strict,
+}
+
+impl Undivided {
+    /// For people.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Role => "role = \"primary\": everything goes to the primary",
+            Self::OneNode => "the cluster has one node only",
+            Self::SessionMode => "pool mode \"session\": a session keeps one server, at the primary",
+            Self::Strict => "consistency = \"strict\": everything goes to the primary",
+        }
+    }
+}
+
+impl Profile {
+    /// Why nothing goes to a standby; `None` where reads do.
+    #[must_use]
+    pub fn undivided(&self) -> Option<Undivided> {
+        match self.role {
+            RoutingRole::Primary => Some(Undivided::Role),
+            RoutingRole::Replica => None,
+            RoutingRole::Auto if !self.has_standbys => Some(Undivided::OneNode),
+            RoutingRole::Auto if self.mode == PoolMode::Session => Some(Undivided::SessionMode),
+            RoutingRole::Auto if self.consistency == Consistency::Strict => Some(Undivided::Strict),
+            RoutingRole::Auto => None,
+        }
+    }
+}
+
 /// [`Timeouts`] for one user in one database; `None` = off. Without the two that hold for the daemon as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is described where it is configured, in Timeouts")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::status::{Pool, Status};
 use super::workload::Tally;
+use crate::pg::size_pretty;
 
 /// What one frame is made of.
 pub struct Frame<'a> {
@@ -102,7 +103,7 @@ pub fn table(frame: &Frame<'_>) -> String {
                 for node in &cluster.nodes {
                     let role = node.role.as_deref().unwrap_or("unknown");
                     let health = if node.healthy { "healthy" } else { "unhealthy" };
-                    let lag = node.lag_bytes.map_or_else(|| "-".to_owned(), bytes);
+                    let lag = node.lag_bytes.map_or_else(|| "-".to_owned(), size_pretty);
                     let trouble = node.trouble.as_deref().map(|t| format!("   {t}")).unwrap_or_default();
                     let _ = writeln!(text, "  {:<8}{role:<10}{health:<11}{lag:>10}{trouble}", node.name);
                 }
@@ -161,7 +162,7 @@ pub fn line(frame: &Frame<'_>) -> String {
                 let role = node.role.as_deref().filter(|_| node.healthy).unwrap_or("down");
                 let _ = write!(text, " {}={role}", node.name);
                 if let Some(lag) = node.lag_bytes.filter(|_| role == "standby") {
-                    let _ = write!(text, "({})", bytes(lag));
+                    let _ = write!(text, "({})", size_pretty(lag));
                 }
             }
         }
@@ -197,15 +198,6 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// `512 B`, `16 kB`, `3 MB`, as in PostgreSQL's `pg_size_pretty`.
-fn bytes(bytes: u64) -> String {
-    match bytes {
-        0..10_240 => format!("{bytes} B"),
-        10_240..10_485_760 => format!("{} kB", bytes / 1024),
-        _ => format!("{} MB", bytes / 1024 / 1024),
-    }
 }
 
 #[cfg(test)]
@@ -264,6 +256,5 @@ mod tests {
         assert_eq!(grouped(1_234_567), "1 234 567");
         assert_eq!(milliseconds(Duration::from_micros(12_345)), "12.3 ms");
         assert_eq!(milliseconds(Duration::from_micros(234_567)), "235 ms");
-        assert_eq!(bytes(16 * 1024 * 1024), "16 MB");
     }
 }

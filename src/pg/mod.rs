@@ -2,9 +2,12 @@
 //!
 //! - [`SqlState`]: the five characters that say what went wrong.
 //! - [`Lsn`], [`Timeline`], [`SystemIdentifier`]: where a node stands in which history.
+//! - [`size_pretty`]: how many bytes, for people.
 
 mod lsn;
+mod size;
 mod sqlstate;
 
 pub use lsn::{LogLayout, Lsn, ParseLsnError, SystemIdentifier, Timeline};
+pub use size::size_pretty;
 pub use sqlstate::SqlState;

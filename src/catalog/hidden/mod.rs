@@ -111,6 +111,12 @@ impl HiddenView {
         self.trouble.load().is_some()
     }
 
+    /// Why it could not be read the last time, for people.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.load().as_ref().as_ref().map(ToString::to_string)
+    }
+
     /// Something passed by that may have changed it: nothing is known from now on, until a read that begins later has
     /// ended. To be called when the change can be seen by others, so after the statement's block; before that, and for
     /// the one who made it, only the caller can know.

@@ -46,6 +46,12 @@ impl Standbys {
         self.picks.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// How often one has been.
+    #[must_use]
+    pub fn turn(&self) -> u64 {
+        self.picks.load(Ordering::Relaxed)
+    }
+
     /// Somebody has waited in vain for a standby to come to `lsn`: nobody waits before one does, or before `until_ms`.
     pub fn was_in_vain(&self, era: Era, lsn: Lsn, until_ms: u64) {
         *self.unreached.lock() = Some(Unreached { era, lsn, until_ms });

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::Session;
 use super::run::End;
 use crate::catalog::HiddenView;
-use crate::config::{Balance, Consistency, PoolMode, RoutingRole};
+use crate::config::{Balance, Consistency};
 use crate::pg::Lsn;
 use crate::proxy::error::ClientError;
 use crate::proxy::pool::Pool;
@@ -233,12 +233,7 @@ impl Session {
         member.version = version;
         member.pool = shared.route(&member.profile, &member.database, &member.user).ok();
         let profile = &member.profile;
-        let reads_apart = profile.mode != PoolMode::Session && profile.consistency != Consistency::Strict;
-        let routes = match profile.role {
-            RoutingRole::Auto => profile.has_standbys && reads_apart,
-            RoutingRole::Primary => false,
-            RoutingRole::Replica => true,
-        };
+        let routes = profile.undivided().is_none();
         let before = member.replicas.take();
         let Some(cluster) = running.config.clusters.get(&*profile.cluster).filter(|_| routes) else { return Ok(()) };
         let standbys = shared.standbys(&profile.cluster);

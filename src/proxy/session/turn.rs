@@ -40,7 +40,8 @@ impl Routed {
     pub const PRIMARY: Self = Self { need: Need::Primary, block: false, done: Some(Done::Wrote) };
 
     /// What follows from a verdict.
-    const fn by(verdict: Verdict) -> Self {
+    #[must_use]
+    pub const fn by(verdict: Verdict) -> Self {
         match verdict.class {
             Class::Read => Self { need: Need::Read, block: false, done: Some(Done::Read) },
             Class::ReadOnlyBegin => Self { need: Need::Read, block: true, done: Some(Done::Read) },
