@@ -81,6 +81,15 @@ impl Hint {
         }
     }
 
+    /// What it makes of its statement.
+    #[must_use]
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::Primary => Verdict::write(Reason::HintPrimary),
+            Self::Replica => Verdict::new(Class::Read, Reason::HintReplica),
+        }
+    }
+
     /// The comment in its one spelling.
     #[must_use]
     pub const fn comment(self) -> &'static str {

@@ -14,6 +14,7 @@ mod copy;
 mod demo;
 mod drivers;
 mod eighteen;
+mod explain;
 mod fake;
 mod foreign;
 mod harness;

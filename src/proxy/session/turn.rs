@@ -22,7 +22,7 @@ use crate::proxy::server::Server;
 use crate::proxy::statements::Statement;
 use crate::sql::analysis::Analysis;
 use crate::sql::begin::Access;
-use crate::sql::class::{Class, Hint, Reason, Verdict};
+use crate::sql::class::{Class, Reason, Verdict};
 
 /// Where a request goes, and what that will have shown its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,12 +218,8 @@ impl Session {
     /// What a statement is in this database, by this session's settings.
     fn judge(&self, analysis: &Analysis) -> Verdict {
         let Some(replicas) = &self.member.replicas else { return Verdict::unknown(Reason::CatalogueUnread) };
-        if replicas.hints {
-            match analysis.hint {
-                Some(Hint::Primary) => return Verdict::write(Reason::HintPrimary),
-                Some(Hint::Replica) => return Verdict::new(Class::Read, Reason::HintReplica),
-                None => {}
-            }
+        if let Some(hint) = analysis.hint.filter(|_| replicas.hints) {
+            return hint.verdict();
         }
         let reading = replicas.hidden.reading();
         let verdict = analysis.verdict(&Lens { lists: &replicas.lists, catalogue: &**reading });

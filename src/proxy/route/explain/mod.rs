@@ -125,9 +125,9 @@ impl Explanation {
     #[must_use]
     pub fn of_text(sql: &[u8]) -> Self {
         let analysis = Analysis::of(sql, true);
-        let (verdict, catalogue) = match (hinted(&analysis), analysis.settled()) {
-            (Some(verdict), _) | (None, Some(verdict)) => (verdict, Catalogue::NotNeeded),
-            (None, None) => (Verdict::new(Class::Read, Reason::Reads), Catalogue::NotAsked),
+        let (verdict, catalogue) = match analysis.hint.map(Hint::verdict).or_else(|| analysis.settled()) {
+            Some(verdict) => (verdict, Catalogue::NotNeeded),
+            None => (Verdict::new(Class::Read, Reason::Reads), Catalogue::NotAsked),
         };
         Self::new(sql, &analysis, verdict, catalogue, None::<&Nobody>)
     }
@@ -163,18 +163,18 @@ pub async fn explain(shared: &Arc<Shared>, question: &Question) -> Result<Explan
     let unknown = || ExplainError::NoSuchDatabase(question.database.clone());
     let profile = running.config.profile(database, user).ok_or_else(unknown)?;
     let analysis = Analysis::of(&question.sql, true);
-    let hint = hinted(&analysis).filter(|_| running.config.routing.hints);
-    let (mut explanation, verdict) = match hint.or_else(|| analysis.settled()) {
+    let hint = analysis.hint.filter(|_| running.config.routing.hints);
+    let (mut explanation, verdict) = match hint.map(Hint::verdict).or_else(|| analysis.settled()) {
         Some(verdict) => {
             (Explanation::new(&question.sql, &analysis, verdict, Catalogue::NotNeeded, None::<&Nobody>), verdict)
         }
         None => {
             let view = shared.hidden.view(&profile.cluster, &profile.dbname);
             let deadline = tokio::time::Instant::now() + CATALOGUE_WAIT;
-            while view.read().generation() == 0 && !view.is_hopeless() && tokio::time::Instant::now() < deadline {
+            while view.reading().generation() == 0 && !view.is_hopeless() && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            let known = view.read();
+            let known = view.reading();
             let lens = Lens { lists: &running.lists, catalogue: &**known };
             let verdict = analysis.verdict(&lens);
             let read = lens.generation() != 0;
@@ -194,14 +194,6 @@ pub async fn explain(shared: &Arc<Shared>, question: &Question) -> Result<Explan
     };
     explanation.routing = Some(nodes::routing(shared, &running, &profile, question, need).await);
     Ok(explanation)
-}
-
-/// What a hint in front of the text makes of it.
-fn hinted(analysis: &Analysis) -> Option<Verdict> {
-    analysis.hint.map(|hint| match hint {
-        Hint::Primary => Verdict::write(Reason::HintPrimary),
-        Hint::Replica => Verdict::new(Class::Read, Reason::HintReplica),
-    })
 }
 
 /// The fingerprint for people; `None` for a text that nobody looks into.
