@@ -18,6 +18,9 @@ pub struct DemoArgs {
     /// Clients of the workload.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     clients: u16,
+    /// Let the last standby stay this far behind (200ms, 2s): who has written then reads elsewhere.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    replay_delay: Option<Duration>,
     /// Run the workload against the primary directly, without an endpoint.
     #[arg(long, hide = true)]
     direct: bool,
@@ -28,8 +31,8 @@ pub struct DemoArgs {
 /// # Errors
 /// When a part of it fails; everything is torn down by then.
 pub fn run(args: DemoArgs) -> anyhow::Result<()> {
-    let DemoArgs { duration, standbys, clients, direct } = args;
-    demo::run(&Options { duration, standbys, clients, direct })?;
+    let DemoArgs { duration, standbys, clients, replay_delay, direct } = args;
+    demo::run(&Options { duration, standbys, clients, replay_delay, direct })?;
     Ok(())
 }
 
@@ -37,14 +40,15 @@ pub fn run(args: DemoArgs) -> anyhow::Result<()> {
 fn time(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let seconds = match unit.trim() {
-        "s" => 1,
-        "min" => 60,
-        "h" => 3600,
-        _ => return Err("write a time with its unit, such as 30s, 5min or 1h".to_owned()),
+    let ms = match unit.trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("write a time with its unit, such as 200ms, 30s, 5min or 1h".to_owned()),
     };
     let number: u32 = number.parse().map_err(|_| "not a number of reasonable size".to_owned())?;
-    Ok(Duration::from_secs(u64::from(number) * seconds))
+    Ok(Duration::from_millis(u64::from(number) * ms))
 }
 
 #[cfg(test)]
@@ -53,6 +57,7 @@ mod tests {
 
     #[test]
     fn times_need_a_unit() {
+        assert_eq!(time("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(time("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(time("5min"), Ok(Duration::from_secs(300)));
         for wrong in ["10", "s", "", "10 parsecs", "99999999999s"] {

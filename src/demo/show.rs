@@ -8,9 +8,10 @@ use tokio_postgres::Config;
 
 use super::DemoError;
 use super::endpoint::Endpoint;
+use super::flow::Flow;
 use super::postgres::{LocalCluster, LocalError, Node, query};
 use super::screen::{Frame, Screen, grouped, milliseconds};
-use super::status;
+use super::status::{self, Status};
 use super::stop::Stop;
 use super::workload::{ACCOUNTS, SCHEMA, Tally, Workload};
 
@@ -18,6 +19,8 @@ use super::workload::{ACCOUNTS, SCHEMA, Tally, Workload};
 const READY_BOUND: Duration = Duration::from_secs(30);
 /// Until it also says so itself; a statement that was answered is good enough after that.
 const READYZ_BOUND: Duration = Duration::from_secs(10);
+/// Until the standbys have what was made for the workload.
+const STREAMING_BOUND: Duration = Duration::from_secs(30);
 /// Between two frames.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -30,6 +33,8 @@ pub struct Options {
     pub standbys: u8,
     /// How many clients the workload has.
     pub clients: u16,
+    /// How long the last standby waits before it replays what it has received.
+    pub replay_delay: Option<Duration>,
     /// The workload goes to the primary directly and no endpoint is started: what PostgreSQL alone does.
     pub direct: bool,
 }
@@ -87,6 +92,14 @@ fn show(options: &Options, begun: Instant, stop: &Stop, screen: &mut Screen) -> 
     let cluster = builder.start()?;
     screen.say(&step(begun, "roles \"howdah\" and \"app\", database \"app\""))?;
     populate(cluster.primary(), &secrets)?;
+    cluster.wait_streaming(STREAMING_BOUND)?; // a session that has seen nothing yet may read anywhere
+    if let (Some(delay), Some(last)) = (options.replay_delay, cluster.nodes().iter().skip(1).last()) {
+        screen.say(&step(
+            begun,
+            &format!("standby \"{}\" is told to stay {} ms behind", last.name(), delay.as_millis()),
+        ))?;
+        last.set("recovery_min_apply_delay", &format!("{}ms", delay.as_millis()))?;
+    }
 
     let endpoint = match options.direct {
         true => None,
@@ -131,6 +144,7 @@ fn watch(
     let started = Instant::now();
     let end = options.duration.map(|duration| started + duration);
     let mut last = started;
+    let mut before = endpoint.and_then(|endpoint| Some((started, status::fetch(endpoint.http()).ok()?)));
     loop {
         let next = last + PERIOD;
         let stopped = stop.wait_until(end.map_or(next, |end| end.min(next)));
@@ -143,11 +157,13 @@ fn watch(
                 .map_err(|error| format!("http://{}/status does not answer: {error}", endpoint.http())),
             None => Err("directly to the primary, no endpoint".to_owned()),
         };
+        let flow = status.as_ref().map(|status| flow(before.as_ref(), now, status)).unwrap_or_default();
         let frame = Frame {
             elapsed: now - started,
             period: now - last,
             tally: &workload.take_period(),
             status: status.as_ref().map_err(String::as_str),
+            flow: &flow,
             hints,
         };
         if !stopped {
@@ -157,7 +173,14 @@ fn watch(
             return Ok(());
         }
         last = now;
+        before = status.ok().map(|status| (now, status)).or(before);
     }
+}
+
+/// What went where since the last answer of the endpoint.
+fn flow(before: Option<&(Instant, Status)>, now: Instant, status: &Status) -> Flow {
+    let since = before.map_or(PERIOD, |(at, _)| now - *at);
+    Flow::between(before.map(|(_, before)| before), status, u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Roles, database and table, as a person would make them.
@@ -230,5 +253,7 @@ fn summary(tally: &Tally, took: Duration) -> String {
     if let Some(error) = &tally.last_error {
         text.push_str(&format!("; the last: {error}"));
     }
+    let (own, stale) = (grouped(tally.own), grouped(tally.stale));
+    text.push_str(&format!("\n{own} rows looked for right after they were written: {stale} stale"));
     text
 }

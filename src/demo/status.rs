@@ -1,15 +1,16 @@
 //! What the endpoint says of itself: `GET /status`, read as any script would read it.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// For connecting, and again for each read.
+use crate::admin::{HttpAddress, client};
+
+/// For all of it.
 const BOUND: Duration = Duration::from_secs(1);
-/// No answer is longer.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// The parts of `GET /status` that the demo shows. Absent keys are empty.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -25,6 +26,16 @@ pub struct Status {
     pub pools: Vec<Pool>,
     /// Client connections.
     pub clients: u64,
+    /// How many requests went where.
+    pub routing: Routing,
+}
+
+/// How many requests went where, since the start.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Routing {
+    /// By what has happened.
+    pub events: BTreeMap<String, u64>,
 }
 
 /// One cluster.
@@ -53,6 +64,14 @@ pub struct Node {
     pub healthy: bool,
     /// Bytes of log it has not replayed.
     pub lag_bytes: Option<u64>,
+    /// For how long a standby has not had all of the primary's log.
+    pub lag_time_ms: Option<u64>,
+    /// Whether reads go there.
+    pub replica: bool,
+    /// Why not.
+    pub unfit: Option<String>,
+    /// Sessions that read there.
+    pub sessions: u64,
     /// Why it is not healthy.
     pub trouble: Option<String>,
 }
@@ -92,26 +111,19 @@ pub fn fetch(address: SocketAddr) -> io::Result<Status> {
     }
 }
 
-/// One `GET` on a connection of its own: status code and body.
+/// One `GET`: status code and body.
 ///
 /// # Errors
 /// When there is no whole HTTP/1 answer within a second.
 pub fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
-    let mut socket = TcpStream::connect_timeout(&address, BOUND)?;
-    socket.set_read_timeout(Some(BOUND))?;
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-    match (code, answer.split_once("\r\n\r\n")) {
-        (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
-        _ => Err(io::Error::other("not an HTTP answer")),
-    }
+    let answer = client::get(&HttpAddress::Tcp(address.to_string()), path, BOUND)?;
+    Ok((answer.status, answer.body))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
 
@@ -134,13 +146,14 @@ mod tests {
     fn the_agreed_answer_is_understood() {
         let body = r#"{"ready":true,"missing":[],"clusters":[{"name":"main","epoch":1,"primary":"a","nodes":[{"name":"a",
             "role":"primary","healthy":true,"timeline":1,"received_lsn":"0/3000060","replayed_lsn":null,"lag_bytes":0,
-            "trouble":null}]}],"pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"in_use":2,
+            "replica":false,"unfit":"accepts writes","sessions":3,"trouble":null}]}],"routing":{"events":{"to_replica":5}},"pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"in_use":2,
             "waiting":0,"transactions":1234}],"clients":16}"#;
         let status =
             fetch(answering(format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{body}"))).unwrap();
         assert!(status.ready);
         assert_eq!(status.clusters[0].primary.as_deref(), Some("a"));
         assert_eq!(status.clusters[0].nodes[0].role.as_deref(), Some("primary"));
+        assert_eq!((status.clusters[0].nodes[0].sessions, status.routing.events["to_replica"]), (3, 5));
         assert_eq!((status.pools[0].in_use, status.pools[0].transactions, status.clients), (2, 1234, 16));
     }
 

@@ -103,11 +103,13 @@ impl Replicas {
         index < 64 && self.avoided & 1 << index != 0
     }
 
-    /// Standbys that may be read from, with all the session has seen.
+    /// Standbys that may be read from: its home, and those with all the session has seen.
     fn candidates(&self, view: &ClusterView, bound: Bound, now_ms: u64) -> Vec<Candidate> {
+        let home = self.token.home(self.consistency, view);
+        let is_home = |node: &NodeView| home.is_some_and(|home| home.name == node.name);
         let able = |(index, replica): (usize, &Replica)| {
             let node = view.node(&replica.name)?;
-            let able = is_fit(node, view) && has(node, bound) && !self.is_avoided(index);
+            let able = is_fit(node, view) && (is_home(node) || has(node, bound)) && !self.is_avoided(index);
             let sessions = replica.sessions.load(Ordering::Relaxed);
             (able && !replica.pool.has_failed_lately(now_ms)).then_some(Candidate {
                 index,
