@@ -9,7 +9,10 @@ use howdah::protocol::pipeline::{Owed, Pipeline, Receipt, Reply};
 use howdah::proxy::pool::accounting::{Accounting, Bounds, Checkout, Release};
 use howdah::proxy::server::statements::Prepared;
 use howdah::proxy::statements::{Cache, Registry};
+use howdah::sql::analysis::Analysis;
+use howdah::sql::cache::ClassCache;
 use howdah::sql::effects::Effects;
+use howdah::sql::fingerprint;
 use howdah::sql::opening::Opening;
 
 fn main() {
@@ -168,4 +171,34 @@ fn serve_a_waiter(bencher: Bencher, waiting: u64) {
 #[divan::bench(args = ["select 1;", "SELECT abalance FROM pgbench_accounts WHERE aid = 1234567;"])]
 fn find_the_effects_of_a_text(bencher: Bencher, sql: &str) {
     bencher.counter(BytesCount::new(sql.len())).bench(|| Effects::of(black_box(sql.as_bytes())));
+}
+
+/// A trivial statement, pgbench's, and one with joins.
+const STATEMENTS: [&str; 3] = [
+    "SELECT 1",
+    "SELECT abalance FROM pgbench_accounts WHERE aid = 1234567;",
+    "SELECT o.id, o.total, c.name, i.sku, i.quantity FROM orders o JOIN customers c ON c.id = o.customer_id LEFT JOIN \
+     items i ON i.order_id = o.id WHERE o.status = 'new' AND o.created_at > '2024-01-01' AND c.country IN ('de', 'fr') \
+     ORDER BY o.created_at DESC LIMIT 50",
+];
+
+#[divan::bench(args = STATEMENTS)]
+fn classify_a_known_statement(bencher: Bencher, sql: &str) {
+    let cache = ClassCache::default();
+    bencher.bench_local(|| cache.analyse(black_box(sql.as_bytes()), true));
+}
+
+#[divan::bench(args = STATEMENTS)]
+fn classify_a_new_statement(bencher: Bencher, sql: &str) {
+    bencher.bench_local(|| Analysis::of(black_box(sql.as_bytes()), true));
+}
+
+#[divan::bench(args = STATEMENTS)]
+fn write_a_fingerprint(bencher: Bencher, sql: &str) {
+    let mut out = Vec::with_capacity(1000);
+    bencher.bench_local(|| {
+        out.clear();
+        fingerprint::write(black_box(sql.as_bytes()), true, &mut out);
+        out.len()
+    });
 }

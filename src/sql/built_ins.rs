@@ -47,8 +47,6 @@ pub fn function(name: &[u8]) -> Option<Reason> {
         | b"crosstabn"
         | b"connectby"
         | b"xpath_table" => Reason::RunsText,
-        // a cursor of the session
-        b"current_setting" => return None,
         // seeds the session's random(): its next call may be on another node
         b"setseed" => Reason::SetConfig,
         _ if name.starts_with(b"dblink") => Reason::Foreign,
@@ -60,8 +58,6 @@ pub fn function(name: &[u8]) -> Option<Reason> {
         | b"brin_summarize_range"
         | b"brin_desummarize_range"
         | b"gin_clean_pending_list" => Reason::Administration,
-        // of the address and process that the connection has reached
-        b"inet_server_addr" | b"inet_server_port" => Reason::TellsOfNode,
         _ => return None,
     })
 }
@@ -81,7 +77,6 @@ fn own_function(name: &[u8]) -> Option<Reason> {
         b"pg_last_committed_xact" | b"pg_xact_commit_timestamp" | b"pg_xact_commit_timestamp_origin" => {
             Reason::TransactionId
         }
-        b"pg_get_serial_sequence" => return None,
         b"pg_sequence_last_value" => Reason::Sequence,
         b"pg_prewarm" | b"pg_logdir_ls" | b"pg_logfile_rotate" | b"pg_rotate_logfile" | b"pg_rotate_logfile_old" => {
             Reason::Administration
@@ -214,6 +209,8 @@ pub fn is_harmless(name: &[u8]) -> bool {
             | b"pg_last_wal_replay_lsn"
             | b"pg_last_wal_receive_lsn"
             | b"pg_last_xact_replay_timestamp"
+            | b"inet_server_addr"
+            | b"inet_server_port"
             // files of tables, which are the same
             | b"pg_relation_size"
             | b"pg_table_size"
@@ -239,9 +236,8 @@ pub fn is_harmless(name: &[u8]) -> bool {
             | b"pg_partition_ancestors"
             | b"pg_input_is_valid"
             | b"pg_input_error_info"
-            // how it is asked for who may see what
+            | b"current_query"
             | b"row_security_active"
-            | b"version"
     )
 }
 

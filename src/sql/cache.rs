@@ -17,7 +17,7 @@ use super::fingerprint;
 const WAYS: usize = 8;
 
 /// Buckets that are looked through for something to forget, at most, per new entry.
-const SWEEP_MAX: usize = 64;
+const SWEEP_MAX: usize = 256;
 
 /// How much is remembered.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +46,8 @@ pub struct ClassCache {
 
 #[derive(Debug)]
 struct Table {
-    /// 0 where there is no entry; otherwise the upper half of its hash, so that most misses touch nothing else.
-    tags: Vec<[u32; WAYS]>,
-    entries: Vec<[Option<Entry>; WAYS]>,
+    /// As many as a power of two.
+    buckets: Vec<Bucket>,
     /// The fingerprint that is being looked up.
     scratch: Vec<u8>,
     len: usize,
@@ -58,11 +57,20 @@ struct Table {
     hand: usize,
 }
 
+#[derive(Debug, Default)]
+struct Bucket {
+    /// 0 where there is no entry; otherwise the upper half of its hash, so that most misses touch nothing else.
+    tags: [u32; WAYS],
+    /// The place where forgetting goes on.
+    hand: usize,
+    entries: [Option<Entry>; WAYS],
+}
+
 #[derive(Debug)]
 struct Entry {
     fingerprint: Box<[u8]>,
     analysis: Arc<Analysis>,
-    /// Since somebody last looked for something to forget.
+    /// Whether it was asked for again since somebody last looked for something to forget.
     used: Cell<bool>,
 }
 
@@ -84,8 +92,7 @@ impl ClassCache {
     pub fn new(bounds: Bounds) -> Self {
         let buckets = bounds.entries.div_ceil(WAYS).next_power_of_two();
         let table = Table {
-            tags: vec![[0; WAYS]; buckets],
-            entries: std::iter::repeat_with(Default::default).take(buckets).collect(),
+            buckets: std::iter::repeat_with(Bucket::default).take(buckets).collect(),
             scratch: Vec::with_capacity(TEXT_MAX),
             len: 0,
             bytes: 0,
@@ -154,67 +161,65 @@ fn tag(hash: u64) -> u32 {
 }
 
 impl Table {
-    fn bucket(&self, hash: u64) -> usize {
-        usize::try_from(hash).unwrap_or_default() & (self.tags.len() - 1)
+    fn place(&self, hash: u64) -> usize {
+        usize::try_from(hash & 0xffff_ffff).unwrap_or_default() & (self.buckets.len() - 1)
     }
 
     /// The entry of the fingerprint in `scratch`.
     fn find(&self, hash: u64) -> Option<&Entry> {
-        let bucket = self.bucket(hash);
-        let (tag, tags) = (tag(hash), self.tags.get(bucket)?);
-        let entries = self.entries.get(bucket)?;
-        let found = tags.iter().zip(entries).filter(|(other, _)| **other == tag);
+        let bucket = self.buckets.get(self.place(hash))?;
+        let tag = tag(hash);
+        let found = bucket.tags.iter().zip(&bucket.entries).filter(|(other, _)| **other == tag);
         found.filter_map(|(_, entry)| entry.as_ref()).find(|entry| *entry.fingerprint == *self.scratch)
     }
 
     /// Remembers what is known of the fingerprint in `scratch`.
     fn insert(&mut self, hash: u64, analysis: Arc<Analysis>) {
-        let bucket = self.bucket(hash);
-        let entry = Entry { fingerprint: self.scratch.as_slice().into(), analysis, used: Cell::new(true) };
+        let entry = Entry { fingerprint: self.scratch.as_slice().into(), analysis, used: Cell::new(false) };
         let size = entry.size();
         let mut swept = 0;
-        while self.bytes + size > self.bytes_max && swept < SWEEP_MAX.max(self.tags.len() * 2) {
-            self.hand = (self.hand + 1) & (self.tags.len() - 1);
-            self.forget_unused(self.hand, WAYS);
+        while self.bytes + size > self.bytes_max && swept < SWEEP_MAX {
+            self.hand = (self.hand + 1) & (self.buckets.len() - 1);
+            self.forget(self.hand, WAYS);
             swept += 1;
         }
         if self.bytes + size > self.bytes_max {
             return;
         }
-        let way = self.free_way(bucket);
-        if let Some(tags) = self.tags.get_mut(bucket)
-            && let Some(tag_there) = tags.get_mut(way)
-            && let Some(entries) = self.entries.get_mut(bucket)
-            && let Some(there) = entries.get_mut(way)
-        {
-            *tag_there = tag(hash);
+        let place = self.place(hash);
+        let is_full = |bucket: &Bucket| bucket.tags.iter().all(|tag| *tag != 0);
+        if self.buckets.get(place).is_some_and(is_full) {
+            self.forget(place, 1);
+        }
+        let Some(bucket) = self.buckets.get_mut(place) else { return };
+        let free = bucket.tags.iter_mut().zip(&mut bucket.entries).find(|(tag, _)| **tag == 0);
+        if let Some((free_tag, there)) = free {
+            *free_tag = tag(hash);
             *there = Some(entry);
             self.len += 1;
             self.bytes += size;
         }
     }
 
-    /// A place in a bucket, made free if need be: of those nobody has asked for, the first.
-    fn free_way(&mut self, bucket: usize) -> usize {
-        let free = |tags: &[u32; WAYS]| tags.iter().position(|tag| *tag == 0);
-        for _ in 0..2 {
-            if let Some(way) = self.tags.get(bucket).and_then(free) {
-                return way;
-            }
-            self.forget_unused(bucket, 1);
-        }
-        self.tags.get(bucket).and_then(free).unwrap_or_default()
-    }
-
-    /// Forgets what nobody has asked for since the last time, at most so many entries of a bucket.
-    fn forget_unused(&mut self, bucket: usize, mut at_most: usize) {
-        let (Some(tags), Some(entries)) = (self.tags.get_mut(bucket), self.entries.get_mut(bucket)) else { return };
-        for (tag, place) in tags.iter_mut().zip(entries) {
-            if at_most > 0 && place.as_ref().is_some_and(|entry| !entry.used.replace(false)) {
-                at_most -= 1;
-                self.bytes -= place.take().map_or(0, |entry| entry.size());
+    /// Forgets entries of a bucket that nobody has asked for again since the last time, at most so many; one of them in any
+    /// case if it is only to be one.
+    fn forget(&mut self, place: usize, mut at_most: usize) {
+        let Some(bucket) = self.buckets.get_mut(place) else { return };
+        let rounds = if at_most == 1 { 2 } else { 1 };
+        for _ in 0..rounds * WAYS {
+            bucket.hand = (bucket.hand + 1) % WAYS;
+            let (Some(entry), Some(tag)) = (bucket.entries.get_mut(bucket.hand), bucket.tags.get_mut(bucket.hand))
+            else {
+                return;
+            };
+            if entry.as_ref().is_some_and(|entry| !entry.used.replace(false)) {
+                self.bytes -= entry.take().map_or(0, |entry| entry.size());
                 self.len -= 1;
                 *tag = 0;
+                at_most -= 1;
+                if at_most == 0 {
+                    return;
+                }
             }
         }
     }

@@ -293,7 +293,12 @@ pub fn shown(fingerprint: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::analysis::Analysis;
+    use super::super::class::Class;
+    use super::super::knowledge::{Knowledge, Standing};
+    use super::super::second_opinion::Opinion;
     use super::*;
+    use proptest::prelude::*;
 
     fn of(sql: &str) -> String {
         let mut out = Vec::new();
@@ -337,5 +342,191 @@ mod tests {
         assert_eq!(shown(b"select a from t where b = 0 and c in('') -- '0'"), {
             "select a from t where b = ? and c in(?) -- '0'"
         });
+    }
+
+    struct Everything;
+
+    impl Knowledge for Everything {
+        fn generation(&self) -> u64 {
+            1
+        }
+        fn function(&self, _: &[u8]) -> Standing {
+            Standing::Reads
+        }
+        fn writes(&self, _: &[u8]) -> bool {
+            false
+        }
+        fn writes_everywhere(&self) -> bool {
+            false
+        }
+    }
+
+    /// Pieces of statements, and of what makes them hard to read.
+    const PIECES: &[&str] = &[
+        "select",
+        "SELECT",
+        "from",
+        "t",
+        "\"t\"",
+        "where",
+        "for",
+        "update",
+        "share",
+        "into",
+        "union",
+        "with",
+        "as",
+        "(",
+        ")",
+        "(",
+        ")",
+        ",",
+        ";",
+        ".",
+        "=",
+        "-",
+        "*",
+        "::",
+        ":",
+        "?",
+        "|",
+        "/",
+        "in (",
+        "array[",
+        "]",
+        "1",
+        "2",
+        "1.5",
+        ".5",
+        "1e5",
+        "1for",
+        "0x1F",
+        "1_000",
+        "e",
+        "E",
+        "+",
+        "'a'",
+        "'it''s'",
+        "'a\\'",
+        "'\\d'",
+        "E'\\''",
+        "E'a'",
+        "U&'x'",
+        "U&",
+        "b'1'",
+        "x",
+        "$1",
+        "$2",
+        "$",
+        "a$1",
+        "$$ x $$",
+        "$q$ $$ $q$",
+        "$q$",
+        "/*",
+        "*/",
+        "--",
+        "\n",
+        "'",
+        "\"",
+        "\\",
+        "delete",
+        "returning",
+        "values",
+        "table",
+        "explain",
+        "analyze",
+        "copy",
+        "to",
+        "stdout",
+        "insert",
+        "do",
+        "begin",
+        "read",
+        "only",
+        "é",
+        "f(",
+        "order by",
+    ];
+
+    fn soup() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(PIECES);
+        let gap = prop::sample::select(&["", " ", " ", " ", "\n", "/**/", " -- x\n", "\t"][..]);
+        prop::collection::vec((piece, gap), 0..16)
+            .prop_map(|pieces| pieces.into_iter().flat_map(|(piece, gap)| [piece, gap]).collect())
+    }
+
+    /// The tokens of a text, literals without what is in them and semicolons as the fingerprint keeps them.
+    fn tokens(sql: &str) -> Vec<String> {
+        let mut tokens: Vec<_> = Vec::new();
+        for token in Lexer::new(sql.as_bytes()) {
+            let shown = match token {
+                Token::Text { .. } if moves_its_end(token) => "moving text".to_owned(),
+                Token::Text { .. } | Token::Dollar(_) => "text".to_owned(),
+                Token::Number(number) if Number::of(number) == Number::Integer => "integer".to_owned(),
+                Token::Number(number) if Number::of(number) == Number::Decimal => "decimal".to_owned(),
+                Token::Word(word) => String::from_utf8_lossy(&word.to_ascii_lowercase()).into_owned(),
+                Token::Symbol(b';') if tokens.last().is_none_or(|last| last == ";") => continue,
+                Token::Symbol(symbol) => char::from(symbol).to_string(),
+                other => format!("{other:?}"),
+            };
+            tokens.push(shown);
+        }
+        if tokens.last().is_some_and(|last| last == ";") {
+            tokens.pop();
+        }
+        tokens
+    }
+
+    fn has_list(sql: &str) -> bool {
+        let lower = sql.to_ascii_lowercase();
+        lower.contains("in") || lower.contains("array")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn a_fingerprint_keeps_all_tokens_but_what_is_in_literals(sql in soup()) {
+            let fingerprint = of(&sql);
+            if !has_list(&sql) {
+                prop_assert_eq!(tokens(&fingerprint), tokens(&sql), "{}", fingerprint);
+            }
+        }
+
+        #[test]
+        fn what_another_grammar_finds_in_a_text_its_fingerprint_does_not_hide(sql in soup()) {
+            let class = Analysis::of(sql.as_bytes(), true).verdict(&Everything).class;
+            let ours_alone = sql.contains(';') || sql.to_ascii_lowercase().contains("table")
+                || sql.to_ascii_lowercase().contains("copy") || sql.to_ascii_lowercase().contains("explain");
+            if class == Class::Read && !ours_alone {
+                let opinion = Opinion::of(&sql);
+                prop_assert!(matches!(opinion, Opinion::Reads | Opinion::Silent), "{:?}", opinion);
+            }
+        }
+
+        #[test]
+        fn literals_blanks_comments_and_case_change_nothing_but_the_spelling(
+            number in 0..1_000_000_u32, text in "[a-z ;/*-]{0,10}", gap in "( |\n|/\\* x \\*/|-- y\n){1,3}", list in 1..20_usize,
+        ) {
+            let items = vec!["7"; list].join(&format!(",{gap}"));
+            for (plain, spelt) in [
+                ("select a from t where b = 1", format!("SELECT{gap}A{gap}FROM t{gap}where b={number}")),
+                ("select 'x'", format!("select{gap}'{text}'")),
+                ("select a in (1) for update", format!("select a in ({items}){gap}FOR{gap}UPDATE;")),
+                ("delete from t where a = 'x'", format!("{gap}delete from t where a ={gap}'{text}'{gap};{gap}")),
+            ] {
+                prop_assert_eq!(of(plain), of(&spelt));
+            }
+        }
+
+        #[test]
+        fn any_bytes_have_a_fingerprint_and_a_class(sql in prop::collection::vec(any::<u8>(), 0..200)) {
+            let (mut once, mut twice) = (Vec::new(), Vec::new());
+            write(&sql, true, &mut once);
+            write(&once, true, &mut twice);
+            prop_assert_eq!(&once, &twice);
+            let (of_text, of_fingerprint) = (Analysis::of(&sql, true), Analysis::of(&once, true));
+            prop_assert_eq!(of_text.verdict(&Everything), of_fingerprint.verdict(&Everything));
+        }
     }
 }

@@ -4,6 +4,14 @@
 //! - [`lexer`]: its tokens
 //! - [`effects`]: what it may leave behind in its session
 //! - [`assignment`]: which settings it changes; [`deallocate`]: which prepared statement it takes away
+//!
+//! And where it may run, in the order in which it is found out:
+//!
+//! - [`cache`]: what is known of a statement already, by its [`fingerprint`]
+//! - [`analysis`]: all that it says, from its [`statement`]s, which may [`begin`] a block or hold a [`query`]: names, among
+//!   them [`built_ins`], and [`keywords`]
+//! - [`second_opinion`]: another grammar that must agree
+//! - [`class`]: the answer, and the reason for it
 //! - [`knowledge`]: what has to be known of a database besides
 
 pub mod analysis;
@@ -21,3 +29,4 @@ pub mod lexer;
 pub mod opening;
 pub mod query;
 pub mod second_opinion;
+pub mod statement;

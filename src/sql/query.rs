@@ -185,7 +185,7 @@ impl<'a> Reader<'a> {
             // most keywords that can be names are not, where they stand alone; those that are get asked for
             self.names.others.push(name);
         } else if keyword == Some(Keyword::Function)
-            || keyword.is_some() && &*name == b"operator"
+            || keyword.is_some() && is_syntax(&name)
             || self.is_no_call(at, keyword.is_some())
         {
             self.names.maybe.push(name);
@@ -235,7 +235,8 @@ impl<'a> Reader<'a> {
         }
         self.get(next) == Some(Token::Symbol(b'('))
             && self.get(next + 1).is_some_and(|token| {
-                ["select", "with", "table"].iter().any(|word| token.is_word(word)) || token == Token::Symbol(b'(')
+                let query = ["select", "with", "table"].iter().any(|word| token.is_word(word));
+                query || token == Token::Symbol(b'(') || token.is_word("values") && self.calls(next + 1)
             })
     }
 
@@ -246,6 +247,11 @@ impl<'a> Reader<'a> {
         let before = open.checked_sub(1);
         !(self.is_word(before, "on") || self.is_word(before, "operator"))
     }
+}
+
+/// Whether a keyword that can be the name of anything mostly is no name in front of a parenthesis: `ORDER BY (a)`.
+fn is_syntax(word: &[u8]) -> bool {
+    matches!(word, b"by" | b"cube" | b"materialized" | b"operator" | b"rollup" | b"second" | b"sets" | b"varying")
 }
 
 /// An identifier without what its quotes needed.

@@ -10,6 +10,7 @@ mod auth;
 mod bad_input;
 mod cancel;
 mod catalogue;
+mod classes;
 mod copy;
 mod demo;
 mod drivers;

@@ -1,0 +1,57 @@
+//! Any text has a class, the same as its fingerprint, and what the lexer and the other grammar make of the text itself is
+//! not hidden by its fingerprint.
+
+#![no_main]
+
+use howdah::sql::analysis::{Analysis, TEXT_MAX};
+use howdah::sql::cache::{Bounds, ClassCache};
+use howdah::sql::class::Class;
+use howdah::sql::fingerprint;
+use howdah::sql::knowledge::{Knowledge, Standing};
+use howdah::sql::second_opinion::Opinion;
+use libfuzzer_sys::fuzz_target;
+
+struct Everything;
+
+impl Knowledge for Everything {
+    fn generation(&self) -> u64 {
+        1
+    }
+    fn function(&self, _: &[u8]) -> Standing {
+        Standing::Reads
+    }
+    fn writes(&self, _: &[u8]) -> bool {
+        false
+    }
+    fn writes_everywhere(&self) -> bool {
+        false
+    }
+}
+
+thread_local! {
+    /// Small, so that it forgets.
+    static CACHE: ClassCache = ClassCache::new(Bounds { entries: 64, bytes: 100_000 });
+}
+
+fuzz_target!(|sql: &[u8]| {
+    if sql.len() > TEXT_MAX {
+        return;
+    }
+    let (mut once, mut twice) = (Vec::new(), Vec::new());
+    fingerprint::write(sql, true, &mut once);
+    fingerprint::write(&once, true, &mut twice);
+    assert_eq!(once, twice);
+    let _ = fingerprint::shown(&once);
+    let verdict = Analysis::of(sql, true).verdict(&Everything);
+    assert_eq!(verdict, CACHE.with(|cache| cache.analyse(sql, true).verdict(&Everything)));
+    if verdict.class != Class::Read {
+        return;
+    }
+    // a read is text, whole, and no statement that the other grammar knows to write
+    let text = std::str::from_utf8(sql).expect("a read is UTF-8");
+    let lower = text.to_ascii_lowercase();
+    if ![";", "table", "copy", "explain"].iter().any(|word| lower.contains(word)) {
+        let opinion = Opinion::of(text);
+        assert!(once.is_empty() || matches!(opinion, Opinion::Reads | Opinion::Silent), "{opinion:?}");
+    }
+});
