@@ -31,6 +31,13 @@ impl Place {
         Self { tenant, catalog, board }
     }
 
+    /// The same with its primary known.
+    pub fn with_primary(sql: &str) -> Self {
+        let place = Self::with(sql);
+        place.appoint(shared().primary());
+        place
+    }
+
     pub fn sql(&self, sql: &str) {
         shared().primary().sql_in(&self.tenant.name, sql).unwrap();
     }
@@ -40,7 +47,11 @@ impl Place {
     }
 
     pub fn appoint(&self, node: &Node) {
-        let view = ClusterView { primary: Some(node.name().into()), ..ClusterView::default() };
+        self.appoint_called(node.name());
+    }
+
+    pub fn appoint_called(&self, name: &str) {
+        let view = ClusterView { primary: Some(name.into()), ..ClusterView::default() };
         self.board.publish(Topology { clusters: [("main".into(), Arc::new(view))].into() });
     }
 }
@@ -49,7 +60,8 @@ fn watched(node: &Node) -> WatchedCluster {
     let target = Target { host: node.host().parse().unwrap(), port: node.port() };
     let channel_binding = ChannelBinding::Prefer;
     let way = Way { target, tls: None, channel_binding, dialer: Dialer::new(&Network::default()) };
-    let watched = WatchedNode { name: node.name().into(), way: Arc::new(way) };
+    // twice, as if there were two
+    let nodes = [node.name(), "other"].map(|name| WatchedNode { name: name.into(), way: Arc::new(way.clone()) });
     let monitor = Monitor {
         user: node.superuser().to_owned(),
         password: Some(howdah::config::Secret::new(node.password().to_owned())),
@@ -59,7 +71,7 @@ fn watched(node: &Node) -> WatchedCluster {
         timeout: SOON,
         failure_threshold: 3,
     };
-    WatchedCluster { name: "main".into(), nodes: vec![watched], monitor: Some(monitor), max_lag: 0 }
+    WatchedCluster { name: "main".into(), nodes: nodes.into(), monitor: Some(monitor), max_lag: 0 }
 }
 
 /// Waits until the view knows something.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use howdah::catalog::HiddenView;
 use howdah::catalog::hidden::Reading;
+use howdah::catalog::{Hidden, HiddenView};
 use howdah::sql::knowledge::{Knowledge, Standing};
 
 use super::hidden::Place;
@@ -58,6 +58,7 @@ CREATE AGGREGATE w_aggregate(int) (SFUNC = w_state, STYPE = int);
 CREATE AGGREGATE w_final_aggregate(int) (SFUNC = r_state, STYPE = int, FINALFUNC = w_judges);
 CREATE AGGREGATE r_aggregate(int) (SFUNC = r_state, STYPE = int);
 
+CREATE EXTENSION tablefunc; CREATE EXTENSION \"uuid-ossp\"; CREATE EXTENSION tsm_system_rows; CREATE EXTENSION dblink;
 CREATE TABLE r_table (id bigserial PRIMARY KEY, a int);
 CREATE UNLOGGED TABLE w_unlogged (a int);
 CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
@@ -79,6 +80,13 @@ CREATE VIEW w_over_unlogged AS SELECT * FROM w_unlogged;
 CREATE VIEW w_over_sequence AS SELECT last_value FROM w_sequence;
 CREATE VIEW w_shares AS SELECT pg_try_advisory_lock_shared(1);
 CREATE VIEW w_node AS SELECT count(*) FROM pg_stat_activity;
+CREATE VIEW w_backend AS SELECT pg_backend_pid();
+CREATE VIEW w_transaction AS SELECT txid_current();
+CREATE FUNCTION w_function_of_node() RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT count(*) FROM pg_locks $$;
+CREATE VIEW w_crosstab AS SELECT * FROM crosstab('SELECT 1, 2, 3') AS c(a int, b int);
+CREATE VIEW r_uuid AS SELECT uuid_generate_v4(), gen_random_uuid(), pg_table_size('r_table'), pg_is_in_recovery();
+CREATE VIEW r_sample AS SELECT * FROM r_table TABLESAMPLE system_rows(10);
+CREATE VIEW r_sample_too AS SELECT * FROM r_table TABLESAMPLE bernoulli(10);
 CREATE VIEW r_view AS SELECT a, random(), clock_timestamp(), r_stable(), r_aggregate(a) OVER () FROM r_triggered;
 CREATE VIEW r_catalogue AS SELECT tablename, null_frac FROM pg_tables JOIN pg_stats USING (schemaname, tablename);
 CREATE VIEW r_view_with_rules AS SELECT * FROM r_table;
@@ -117,7 +125,7 @@ CREATE FUNCTION attribute_of_record(record) RETURNS int LANGUAGE plpgsql AS $$ B
 CREATE FUNCTION attribute_of_text(text) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION attribute_of_two(r_table, int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION attribute_that_reads(r_table) RETURNS int STABLE LANGUAGE sql AS $$ SELECT 1 $$;
-CREATE EXTENSION dblink; CREATE EXTENSION hstore; CREATE EXTENSION pg_trgm; CREATE EXTENSION tsm_system_rows;
+CREATE EXTENSION hstore; CREATE EXTENSION pg_trgm;
 ";
 
 #[tokio::test]
@@ -148,6 +156,14 @@ async fn every_way_to_write_by_reading_is_found_and_what_only_reads_is_not_held_
     assert!(!reading.writes_everywhere());
     assert!(functions.len() > 25 && relations.len() > 35, "{} {}", functions.len(), relations.len());
 
+    // and PostgreSQL agrees that they can be
+    let readable = names(
+        "SELECT relname::text FROM pg_class WHERE relname ~ '^r_' AND relkind IN ('r', 'v') AND relpersistence = 'p'",
+    );
+    assert!(readable.len() > 8);
+    let each = readable.iter().map(|name| format!("SELECT FROM public.{name}")).collect::<Vec<_>>().join("; ");
+    shared().primary().sql_in(&place.tenant.name, &format!("BEGIN READ ONLY; {each}; COMMIT")).unwrap();
+
     // what pg_proc says, of all schemas
     for (name, standing) in [
         ("upper", Standing::Reads),
@@ -175,9 +191,6 @@ async fn every_way_to_write_by_reading_is_found_and_what_only_reads_is_not_held_
         ("attribute_of_two", false),
         ("attribute_that_reads", false),
         ("r_table_id_seq", true),
-        ("pg_locks", true),
-        ("pg_sequences", true),
-        ("pg_tables", false),
         ("w_volatile", false),
     ] {
         assert_eq!(reading.writes(name.as_bytes()), writes, "{name}");
@@ -213,5 +226,90 @@ fn a_statement_that_may_change_it_has_the_catalogue_read_again_and_a_plain_table
             eventually(sql, SOON, || connections() >= expected);
         }
         assert_eq!(connections(), expected, "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_true_still_keeps_its_generation_and_another_primary_is_asked_at_once() {
+    let place = Place::with("CREATE UNLOGGED TABLE u (a int); CREATE TABLE t (a int);");
+    place.appoint(shared().primary());
+    let view = place.view();
+    let first = known(&view).await;
+    assert!(first.writes(b"u") && !first.writes(b"t"));
+    view.outdate();
+    assert!(view.reading().generation() == 0 && matches!(**view.read(), Hidden::Known(_)), "only what may be read");
+    let same = known(&view).await;
+    assert_eq!(same.generation(), first.generation());
+    place.sql("ALTER TABLE t SET UNLOGGED");
+    view.doubt();
+    let second = known(&view).await;
+    assert!(second.writes(b"t") && second.generation() > first.generation());
+    let elsewhere = known(&Place::with_primary("").view()).await;
+    assert!(elsewhere.generation() > second.generation() && !elsewhere.writes(b"t"));
+
+    // behind howdah's back
+    place.sql("CREATE UNLOGGED TABLE late (a int)");
+    assert!(!view.reading().writes(b"late"));
+    place.appoint_called("other");
+    let deadline = Instant::now() + SOON;
+    while !view.reading().writes(b"late") {
+        assert!(Instant::now() < deadline, "another primary is not asked within {SOON:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn operators_and_casts_that_nobody_names_keep_everything_from_standbys_and_others_their_types() {
+    let place = Place::with(
+        "CREATE TYPE pair AS (a int, b int); CREATE DOMAIN half AS pair; CREATE TABLE t (p pair);
+        CREATE FUNCTION equal(pair, pair) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RETURN true; END $$;
+        CREATE FUNCTION compare(pair, pair) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$;
+        CREATE FUNCTION steady(pair, pair) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN true; END $$;
+        CREATE FUNCTION from_text(text) RETURNS pair LANGUAGE plpgsql AS $$ BEGIN RETURN (1, 2); END $$;
+        CREATE FUNCTION to_text(pair) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'x'; END $$;",
+    );
+    place.appoint(shared().primary());
+    let view = place.view();
+    for (made, gone, everywhere, names) in [
+        (
+            "CREATE OPERATOR ## (FUNCTION = steady, LEFTARG = pair, RIGHTARG = pair)",
+            "DROP OPERATOR ## (pair, pair)",
+            false,
+            "",
+        ),
+        (
+            "CREATE OPERATOR ## (FUNCTION = equal, LEFTARG = pair, RIGHTARG = pair)",
+            "DROP OPERATOR ## (pair, pair)",
+            true,
+            "",
+        ),
+        ("CREATE OPERATOR ## (FUNCTION = setseed, RIGHTARG = float8)", "DROP OPERATOR ## (NONE, float8)", true, ""),
+        (
+            "CREATE OPERATOR CLASS c FOR TYPE pair USING btree AS OPERATOR 3 pg_catalog.= (record, record), FUNCTION 1 compare(pair, pair)",
+            "DROP OPERATOR FAMILY c USING btree",
+            true,
+            "",
+        ),
+        ("CREATE CAST (text AS pair) WITH FUNCTION from_text AS IMPLICIT", "DROP CAST (text AS pair)", true, ""),
+        (
+            "CREATE CAST (text AS pair) WITH FUNCTION from_text AS ASSIGNMENT",
+            "DROP CAST (text AS pair)",
+            false,
+            "pair half",
+        ),
+        ("CREATE CAST (text AS pair) WITH FUNCTION from_text", "DROP CAST (text AS pair)", false, "pair half"),
+        // text has other names: varchar, character varying
+        ("CREATE CAST (pair AS text) WITH FUNCTION to_text", "DROP CAST (pair AS text)", true, ""),
+    ] {
+        place.sql(made);
+        view.doubt();
+        let reading = known(&view).await;
+        assert_eq!(reading.writes_everywhere(), everywhere, "{made}");
+        let writing = ["pair", "half", "t"].into_iter().filter(|name| !everywhere && reading.writes(name.as_bytes()));
+        assert_eq!(writing.collect::<Vec<_>>().join(" "), names, "{made}");
+        place.sql(gone);
+        view.doubt();
+        let reading = known(&view).await;
+        assert!(!reading.writes_everywhere() && !reading.writes(b"pair"), "{gone}");
     }
 }

@@ -3,23 +3,26 @@
 //! Not here: what was asked (`question`), what follows from the facts (`graph`, `reading`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio_postgres::SimpleQueryRow;
 
 use super::graph::{Graph, Kind, Object};
 use super::names::Names;
+use super::own::Own;
 use super::question::{FUNCTIONS_MAX, TEXT_MAX, USES_MAX, text};
-use super::reading::{Collector, Facts, Manner, Own, Shelf};
+use super::reading::{Collector, Facts, Manner};
 use super::source::{Source, built_in, library_effects, literal_words, tree_effects, tree_settings};
+use crate::sql::built_ins;
 use crate::sql::effects::Effects;
 
 /// What statements hide, and what keeps them from a standby. Takes long for a large catalogue: not for a thread that
 /// others need.
 #[must_use]
-pub fn read(rows: &[SimpleQueryRow], shelf: &Shelf) -> (Names, Facts) {
-    let mut answer = Answer::default();
+pub fn read(rows: &[SimpleQueryRow], own: Arc<Own>) -> (Names, Facts) {
+    let mut answer = Answer { reading: Collector::new(own), ..Answer::default() };
     for row in rows {
-        if answer.read(row, shelf).is_none() {
+        if answer.read(row).is_none() {
             // a name in an encoding that is none, or a catalogue from the future
             return (Names::everything(), Facts::nothing());
         }
@@ -45,7 +48,7 @@ struct Answer {
 
 impl Answer {
     /// `None` when it makes no sense.
-    fn read(&mut self, row: &SimpleQueryRow, shelf: &Shelf) -> Option<()> {
+    fn read(&mut self, row: &SimpleQueryRow) -> Option<()> {
         match text(row, 0)? {
             "s" => self.settings_view = format!(":relid {} ", text(row, 1)?),
             "b" => {
@@ -53,7 +56,6 @@ impl Answer {
                 self.built_ins.insert(text(row, 1)?.parse().ok()?, effects);
                 *self.symbols.entry(text(row, 3)?.into()).or_default() |= effects;
             }
-            "p" => self.reading.own(shelf.share(Own::of(text(row, 1)?, text(row, 2)?))),
             "f" => self.function(row)?,
             "t" => {
                 let (object, name) = (object(row, 1)?, text(row, 3)?);
@@ -95,8 +97,10 @@ impl Answer {
         self.graph.name(function, name);
         let manner = match text(row, 6) {
             None => None, // PostgreSQL's own
-            Some("t") => Some(Manner::Uncallable),
+            Some("t") => Some(Manner::Apart),
+            Some(_) if built_ins::function(name).is_some() => Some(Manner::Writes),
             Some("r") => Some(Manner::Reads),
+            Some(_) if built_ins::is_harmless(name) && text(row, 3)? == "c" => Some(Manner::Apart),
             Some(_) => Some(Manner::Writes),
         };
         if let Some(manner) = manner {

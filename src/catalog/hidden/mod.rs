@@ -3,15 +3,18 @@
 //!
 //! One [`HiddenView`] per cluster and database, read without a lock by all workers and kept true by one task on the control
 //! thread (`reader`): every 30 s, and at once after a doubt. What is in it is a closure (`graph`) over what single sources
-//! and expressions do (`source`), asked in one exchange (`question`).
+//! and expressions do (`source`), asked in one exchange (`question`). From the same answer comes what may be read on a
+//! standby ([`Reading`]), which has a closure of its own.
 //!
 //! What changes in a database behind howdah's back is found within 30 s; what passes by howdah is a [`HiddenView::doubt`].
 //!
-//! Invariant: a view that says [`Hidden::Known`] was asked for after the last doubt (`tests`).
+//! Invariant: a view that says [`Hidden::Known`], or has a [`Reading`] with a generation, was asked for after the last doubt
+//! (`tests`).
 
 mod answer;
 mod graph;
 mod names;
+mod own;
 mod question;
 mod reader;
 mod reading;
@@ -124,7 +127,7 @@ impl HiddenView {
         self.doubt_also(|| self.hidden.store(Arc::default()));
     }
 
-    /// The same for what may be read on a standby alone: something passed by that has to do with nothing else.
+    /// The same for what may be read on a standby alone ([`Effects::OUTDATES`](crate::sql::effects::Effects::OUTDATES)).
     pub fn outdate(&self) {
         self.doubt_also(|| {});
     }
@@ -239,6 +242,7 @@ impl HiddenCatalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::knowledge::Knowledge as _;
 
     fn known() -> Hidden {
         Hidden::Known(Names::default())
@@ -250,13 +254,23 @@ mod tests {
         assert_eq!(**view.read(), Hidden::Unknown);
         view.publish(Names::default(), Facts::default(), view.doubts());
         assert_eq!(**view.read(), known());
+        let generation = view.reading().generation();
+        assert_ne!(generation, 0);
         let asked_after = view.doubts();
+        view.outdate();
+        assert_eq!((view.reading().generation(), &**view.read()), (0, &known()));
+        view.publish(Names::default(), Facts::default(), view.doubts());
+        assert_eq!(view.reading().generation(), generation, "it is true still");
         view.doubt();
-        assert_eq!(**view.read(), Hidden::Unknown);
+        assert_eq!((view.reading().generation(), &**view.read()), (0, &Hidden::Unknown));
         view.publish(Names::default(), Facts::default(), asked_after);
         assert_eq!(**view.read(), Hidden::Unknown, "it was asked for before the doubt");
         view.publish(Names::default(), Facts::default(), view.doubts());
         assert_eq!(**view.read(), known());
+        view.publish(Names::default(), Facts::nothing(), view.doubts());
+        assert!(view.reading().generation() > generation, "it is not what it was");
+        view.forget();
+        assert_eq!((view.reading().generation(), &**view.read()), (0, &Hidden::Unknown));
     }
 
     #[tokio::test]

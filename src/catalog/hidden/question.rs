@@ -4,16 +4,24 @@
 //! have made (`CATALOG-PG-DEPEND`); they do not record its own functions, so expressions are searched for those. What is
 //! too large to be looked into is taken for the worst.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use tokio_postgres::SimpleQueryRow;
 
-use super::reading::{HARMLESS, PLAIN_VIEWS};
+use super::own::{Own, Shelf};
 use super::source::BUILT_INS;
 
 /// First on a connection. Nothing the database's owner has made is looked up instead of what is meant, and a question
 /// nobody waits for any more ends.
 pub const PREPARATION: &str = "\
     SET search_path = ''; SET statement_timeout = '10s'; SET lock_timeout = '1s'; SET jit = off; SET enable_nestloop = off; \
-    SELECT 'v', pg_catalog.current_setting('server_version_num')";
+    SET enable_mergejoin = off; SET work_mem = '32MB'; \
+    SELECT 'v', pg_catalog.current_setting('server_version_num'), \
+        (SELECT string_agg(concat_ws(' ', oid, proname, CASE prokind WHEN 'p' THEN 'v' ELSE provolatile END), chr(10) \
+            ORDER BY oid) FROM pg_catalog.pg_proc WHERE oid < 16384), \
+        (SELECT string_agg(concat_ws(' ', oid, relname), chr(10) ORDER BY oid) FROM pg_catalog.pg_class \
+            WHERE oid < 16384 AND relkind = 'v')";
 
 /// Functions that are looked at; a database with more may hide anything anywhere.
 pub const FUNCTIONS_MAX: usize = 100_000;
@@ -36,10 +44,6 @@ SELECT 's', 'pg_catalog.pg_settings'::regclass::oid;
 SELECT 'b', oid, proname, prosrc FROM pg_catalog.pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < #user AND proname = ANY ('{#built_ins}'::name[]);
 
-SELECT 'p', string_agg(proname, ' ') FILTER (WHERE reads), string_agg(proname, ' ') FILTER (WHERE NOT reads)
-FROM (SELECT proname::text, bool_and(prokind <> 'p' AND provolatile <> 'v') AS reads
-    FROM pg_catalog.pg_proc WHERE oid < #user GROUP BY proname ORDER BY 1) p;
-
 SELECT 'f', p.oid, p.proname, l.lanname,
     CASE WHEN octet_length(p.prosrc) <= #text AND sum(octet_length(p.prosrc)) OVER (ORDER BY p.oid) <= #sources
         THEN p.prosrc END,
@@ -55,13 +59,7 @@ FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
     LEFT JOIN pg_catalog.pg_type a ON a.oid = p.proargtypes[0] LEFT JOIN pg_catalog.pg_type b ON b.oid = a.typbasetype
 WHERE p.oid >= #user OR l.lanname NOT IN ('internal', 'c') ORDER BY p.oid LIMIT #functions + 1;
 
-WITH patterns (hides, writes) AS MATERIALIZED (
-    SELECT ':(op)?funcid (' || string_agg(oid::text, '|') FILTER (WHERE proname = ANY ('{#built_ins}'::name[]))
-            || ') |:relid ' || 'pg_catalog.pg_settings'::regclass::oid || ' ',
-        ':(op)?funcid (' || string_agg(oid::text, '|') FILTER (WHERE provolatile = 'v' AND proname <> ALL ('{#harmless}'::name[]))
-            || ') |:relid (' || (SELECT string_agg(oid::text, '|') FROM pg_catalog.pg_class WHERE #own_view) || ') '
-    FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < #user
-), trees (kind, oid, reads, tree) AS (
+WITH trees (kind, oid, reads, tree) AS (
     SELECT 'r', c.oid, ev_type = '1' AND relkind = 'v', ev_qual::text || ev_action::text
         FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class WHERE r.oid >= #user
     UNION ALL SELECT 'r', adrelid, false, adbin::text FROM pg_catalog.pg_attrdef WHERE oid >= #user
@@ -77,23 +75,25 @@ WITH patterns (hides, writes) AS MATERIALIZED (
     UNION ALL SELECT 'f', oid, true, concat(proargdefaults::text, #body) FROM pg_catalog.pg_proc
         WHERE oid >= #user AND proargdefaults IS NOT NULL OR #body IS NOT NULL
 )
-SELECT 't', t.kind, t.oid, coalesce(p.proname, c.relname, y.typname), CASE WHEN t.tree ~ hides THEN left(t.tree, #text + 1) END,
-    t.reads AND t.tree ~ writes
-FROM patterns JOIN trees t ON t.tree ~ CASE WHEN t.reads THEN concat(hides, '|', writes) ELSE hides END
+-- numbers of functions and relations in a tree follow `funcid ` and `relid `; PostgreSQL's own are nothing else's
+SELECT 't', t.kind, t.oid, coalesce(p.proname, c.relname, y.typname),
+    CASE WHEN found & 1 <> 0 THEN left(t.tree, #text + 1) END, t.reads AND found & 2 <> 0
+FROM trees t CROSS JOIN LATERAL (
+    SELECT bit_or(('#meanings'::jsonb ->> split_part(part, ' ', 1))::int) AS found
+    FROM unnest(string_to_array(t.tree, 'id ')) part
+) m
     LEFT JOIN pg_catalog.pg_proc p ON t.kind = 'f' AND p.oid = t.oid
     LEFT JOIN pg_catalog.pg_class c ON t.kind = 'r' AND c.oid = t.oid
-    LEFT JOIN pg_catalog.pg_type y ON t.kind = 'y' AND y.oid = t.oid;
+    LEFT JOIN pg_catalog.pg_type y ON t.kind = 'y' AND y.oid = t.oid
+WHERE found & CASE WHEN t.reads THEN 3 ELSE 1 END <> 0;
 
-WITH own AS MATERIALIZED (
-    SELECT oid FROM pg_catalog.pg_proc WHERE oid < #user AND provolatile = 'v' AND proname <> ALL ('{#harmless}'::name[])
-)
 -- not replicated, or further on a standby than on the primary
 SELECT 'w', 'r', oid, relname FROM pg_catalog.pg_class WHERE oid >= #user AND relpersistence <> 't'
-    AND (relkind IN ('f', 'S') OR relpersistence = 'u' AND relkind IN ('r', 'm', 'p')) OR #own_view
+    AND (relkind IN ('f', 'S') OR relpersistence = 'u' AND relkind IN ('r', 'm', 'p'))
 UNION ALL SELECT 'w', 'f', aggfnoid, NULL FROM pg_catalog.pg_aggregate WHERE aggfnoid >= #user
-    AND ARRAY[aggtransfn, aggfinalfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] && ARRAY(SELECT oid FROM own)
-UNION ALL SELECT 'w', 'e', 0, NULL FROM pg_catalog.pg_operator WHERE oid >= #user AND oprcode IN (SELECT oid FROM own)
-UNION ALL SELECT 'w', 'e', 0, NULL FROM pg_catalog.pg_cast WHERE oid >= #user AND castfunc IN (SELECT oid FROM own);
+    AND ARRAY[aggtransfn, aggfinalfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] && '{#writing}'
+UNION ALL SELECT 'w', 'e', 0, NULL FROM pg_catalog.pg_operator WHERE oid >= #user AND oprcode = ANY ('{#writing}'::oid[])
+UNION ALL SELECT 'w', 'e', 0, NULL FROM pg_catalog.pg_cast WHERE oid >= #user AND castfunc = ANY ('{#writing}'::oid[]);
 
 WITH standing (type, kind, oid, base) AS MATERIALIZED (
     -- a row type stands for its relation, an array for its elements
@@ -125,14 +125,16 @@ WITH standing (type, kind, oid, base) AS MATERIALIZED (
     UNION ALL SELECT @opclass, oid, 'e', 0, true, true FROM pg_catalog.pg_opclass WHERE oid >= #user
     UNION ALL SELECT @amproc, oid, 'e', 0, true, true FROM pg_catalog.pg_amproc WHERE oid >= #user
 ), uses (kind, oid, used_kind, used, hides, reads) AS (
-    SELECT o.kind, o.oid, CASE d.refclassid WHEN @proc THEN 'f' WHEN @class THEN 'r' ELSE s.kind END,
-        coalesce(s.oid, d.refobjid), bool_or(o.hides), bool_or(o.reads)
-    FROM pg_catalog.pg_depend d JOIN owners o ON o.classid = d.classid AND o.objid = d.objid
-        LEFT JOIN standing s ON d.refclassid = @type AND s.type = d.refobjid
-    WHERE d.refobjid >= #user
-        AND (d.refclassid = @proc OR o.kind <> 'e' AND d.classid <> @cast AND d.refclassid IN (@class, @type))
-        -- an index and a sequence belong to their table, they do not use it
-        AND NOT (d.classid = @class AND d.refclassid = @class)
+    SELECT kind, oid, used_kind, used, bool_or(hides), bool_or(reads) FROM (
+        SELECT o.kind, o.oid, CASE d.refclassid WHEN @proc THEN 'f' WHEN @class THEN 'r' ELSE s.kind END AS used_kind,
+            coalesce(s.oid, d.refobjid) AS used, o.hides, o.reads
+        FROM pg_catalog.pg_depend d JOIN owners o ON o.classid = d.classid AND o.objid = d.objid
+            LEFT JOIN standing s ON d.refclassid = @type AND s.type = d.refobjid
+        WHERE d.refobjid >= #user
+            AND (d.refclassid = @proc OR o.kind <> 'e' AND d.classid <> @cast AND d.refclassid IN (@class, @type))
+            -- an index and a sequence belong to their table, they do not use it
+            AND NOT (d.classid = @class AND d.refclassid = @class)
+    ) d WHERE NOT (kind = used_kind AND oid = used)
     GROUP BY 1, 2, 3, 4
     -- a row that goes takes others with it; TRUNCATE … CASCADE runs the triggers of TRUNCATE
     UNION ALL SELECT 'r', confrelid, 'r', conrelid, true, false FROM pg_catalog.pg_constraint
@@ -155,9 +157,9 @@ WHERE NOT (u.kind = u.used_kind AND u.oid = u.used) LIMIT #uses + 1;
 
 COMMIT";
 
-/// The question for a server of this version (`server_version_num`).
+/// The question for a server of this version (`server_version_num`), with this of PostgreSQL's own.
 #[must_use]
-pub fn question(version: u32) -> String {
+pub fn question(version: u32, own: &Own) -> String {
     let mut question = QUESTION.to_owned();
     for name in [
         "attrdef",
@@ -178,12 +180,9 @@ pub fn question(version: u32) -> String {
     }
     // BEGIN ATOMIC came with 14
     let body = if version >= 140_000 { "prosqlbody::text" } else { "NULL::text" };
-    let own_view = "oid < #user AND relkind = 'v' AND relnamespace = 'pg_catalog'::regnamespace AND relname <> ALL \
-        ('{#plain_views}'::name[])";
     question
-        .replace("#own_view", own_view)
-        .replace("#plain_views", &PLAIN_VIEWS.join(","))
-        .replace("#harmless", &HARMLESS.join(","))
+        .replace("#meanings", &meanings(own))
+        .replace("#writing", &list(&own.writing))
         .replace("#user", &FIRST_USER_OID.to_string())
         .replace("#built_ins", &BUILT_INS.join(","))
         .replace("#text", &TEXT_MAX.to_string())
@@ -193,10 +192,29 @@ pub fn question(version: u32) -> String {
         .replace("#body", body)
 }
 
-/// The version in the answer to [`PREPARATION`]; what cannot be read counts as the oldest.
+/// What each of PostgreSQL's own means in an expression: 1 when it hides something, 2 when it is not for a standby.
+fn meanings(own: &Own) -> String {
+    let mut meanings = BTreeMap::new();
+    for oid in &own.hiding {
+        *meanings.entry(oid).or_insert(0) |= 1;
+    }
+    for oid in own.writing.iter().chain(&own.node_views) {
+        *meanings.entry(oid).or_insert(0) |= 2;
+    }
+    let meanings: Vec<String> = meanings.iter().map(|(oid, meaning)| format!("\"{oid}\":{meaning}")).collect();
+    format!("{{{}}}", meanings.join(","))
+}
+
+/// Numbers as an array has them between its braces.
+fn list(oids: &[u32]) -> String {
+    oids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The version in the answer to [`PREPARATION`], and what of PostgreSQL's own is there.
 #[must_use]
-pub fn version(rows: &[SimpleQueryRow]) -> u32 {
-    rows.iter().find_map(|row| text(row, 1)?.parse().ok()).unwrap_or_default()
+pub fn prepared(rows: &[SimpleQueryRow], shelf: &Shelf) -> Option<(u32, Arc<Own>)> {
+    let row = rows.first()?;
+    Some((text(row, 1)?.parse().ok()?, shelf.own(text(row, 2)?, text(row, 3)?)?))
 }
 
 /// A column that is text; `None` for null too.
@@ -211,7 +229,7 @@ mod tests {
     #[test]
     fn a_question_has_no_gaps() {
         for version in [130_000, 180_000] {
-            let question = question(version);
+            let question = question(version, &Own::default());
             assert!(!question.contains('@') && !question.contains('#'), "{question}");
             assert_eq!(question.contains("prosqlbody"), version >= 140_000);
         }

@@ -14,8 +14,9 @@ use tokio::time::{self, Instant};
 use tracing::{debug, info, warn};
 
 use super::names::Names;
-use super::question::{PREPARATION, question, version};
-use super::reading::{Facts, Shelf};
+use super::own::Shelf;
+use super::question::{PREPARATION, prepared, question};
+use super::reading::Facts;
 use super::{HiddenView, answer};
 use crate::catalog::connection::{ConnectionError, ControlConnection, Monitor, WatchedCluster, WatchedNode};
 use crate::pg::SqlState;
@@ -29,6 +30,8 @@ const PERIOD: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Between two looks at the board for a primary.
 const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at it for another primary, which may have lost what the last one said.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// At least so long between the beginnings of two reads, however many doubts there are.
 const SPACING_MIN: Duration = Duration::from_millis(50);
 /// In a storm of doubts the spacing doubles up to this.
@@ -52,7 +55,7 @@ pub enum HiddenError {
     /// The node did not answer, or refused.
     #[error(
         "user \"{user}\" cannot look for hidden settings in database \"{dbname}\" on node \"{node}\", so every transaction \
-         there is followed by a reset: {error}; let the monitor's user connect to it"
+         there is followed by a reset and nothing is read on replicas: {error}; let the monitor's user connect to it"
     )]
     NoAnswer {
         /// The monitor's user.
@@ -67,6 +70,13 @@ pub enum HiddenError {
 }
 
 impl HiddenError {
+    /// Whether nobody is there to ask, or nobody who would listen: then little changes, and reads that a standby could answer
+    /// are best answered there.
+    const fn is_absence(&self) -> bool {
+        use ConnectionError::{Full, Gone, TimedOut};
+        matches!(self, Self::NoPrimary(_) | Self::NoAnswer { error: Gone(_) | TimedOut(_) | Full(_), .. })
+    }
+
     /// Whether only a person can end it; everything else passes, or the monitor or the client is told.
     pub(super) fn needs_a_person(&self) -> bool {
         match self {
@@ -85,7 +95,7 @@ impl HiddenError {
 pub(super) struct Surroundings {
     clusters: ArcSwap<HashMap<ClusterName, Entry>>,
     board: Arc<Board>,
-    shelf: Arc<Shelf>,
+    shelf: Shelf,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +107,7 @@ struct Entry {
 
 impl Surroundings {
     pub(super) fn new(clusters: Vec<WatchedCluster>, board: Arc<Board>) -> Self {
-        let this = Self { clusters: ArcSwap::default(), board, shelf: Arc::default() };
+        let this = Self { clusters: ArcSwap::default(), board, shelf: Shelf::default() };
         this.replace(clusters);
         this
     }
@@ -128,11 +138,14 @@ impl Surroundings {
         let no_monitor = || HiddenError::NoMonitor(Arc::clone(cluster));
         let entry = clusters.get(cluster).ok_or_else(no_monitor)?;
         let monitor = entry.cluster.monitor.clone().ok_or_else(no_monitor)?;
-        let topology = self.board.read();
-        let primary = topology.clusters.get(cluster).and_then(|view| view.primary.as_ref());
-        let node = primary.and_then(|name| entry.cluster.nodes.iter().find(|node| node.name == *name));
+        let primary = self.primary(cluster);
+        let node = primary.and_then(|name| entry.cluster.nodes.iter().find(|node| node.name == name));
         let node = node.ok_or_else(|| HiddenError::NoPrimary(Arc::clone(cluster)))?;
         Ok((node.clone(), monitor, Arc::clone(&entry.reads)))
+    }
+
+    fn primary(&self, cluster: &ClusterName) -> Option<NodeName> {
+        self.board.read().clusters.get(cluster).and_then(|view| view.primary.clone())
     }
 }
 
@@ -153,6 +166,7 @@ impl Reader {
         let mut spacing = SPACING_MIN;
         while let Some(view) = self.view.upgrade() {
             let began = Instant::now();
+            let primary = self.surroundings.primary(&view.cluster);
             let (asked_after, outcome) = self.read(&view).await;
             let rest = match &outcome {
                 Ok(_) => {
@@ -170,11 +184,11 @@ impl Reader {
             match outcome {
                 Ok((names, facts)) => view.publish(names, facts, asked_after),
                 // without a primary nothing changes; what was known holds until there is one
-                Err(HiddenError::NoPrimary(_)) => {}
+                Err(error) if error.is_absence() => {}
                 Err(_) => view.forget(),
             }
             drop(view);
-            if !self.rest(Instant::now() + rest, asked_after).await {
+            if !self.rest(Instant::now() + rest, asked_after, primary.as_ref()).await {
                 continue; // nobody doubts, or nobody is left
             }
             spacing = next_spacing(spacing, began.elapsed());
@@ -182,17 +196,24 @@ impl Reader {
         }
     }
 
-    /// Waits until it is time, or somebody doubts what was asked after `asked_after` doubts; says whether that was it.
-    async fn rest(&self, until: Instant, asked_after: u64) -> bool {
+    /// Waits until it is time, there is another primary than `asked`, or somebody doubts what was asked after `asked_after`
+    /// doubts; says whether that was it.
+    async fn rest(&self, until: Instant, asked_after: u64, asked: Option<&NodeName>) -> bool {
         loop {
+            let now = Instant::now();
             match self.view.upgrade() {
                 Some(view) if view.doubts() != asked_after => return true,
-                Some(_) => {}
+                Some(view) => {
+                    let primary = self.surroundings.primary(&view.cluster);
+                    if now >= until || primary.is_some() && primary.as_ref() != asked {
+                        return false;
+                    }
+                }
                 None => return false,
             }
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = time::sleep_until(until) => return false,
+                () = time::sleep_until(until.min(now + LOOK_AGAIN)) => {}
             }
         }
     }
@@ -226,13 +247,13 @@ fn next_spacing(spacing: Duration, since: Duration) -> Duration {
     }
 }
 
-async fn ask(node: &WatchedNode, monitor: &Monitor, shelf: &Arc<Shelf>) -> Result<(Names, Facts), ConnectionError> {
+async fn ask(node: &WatchedNode, monitor: &Monitor, shelf: &Shelf) -> Result<(Names, Facts), ConnectionError> {
     let connection = ControlConnection::open(node, monitor, APPLICATION_NAME).await?;
-    let prepared = connection.rows(PREPARATION).await?;
-    let rows = connection.rows(&question(version(&prepared))).await?;
+    let (version, own) = prepared(&connection.rows(PREPARATION).await?, shelf)
+        .ok_or_else(|| ConnectionError::Failed("a catalogue that makes no sense".to_owned()))?;
+    let rows = connection.rows(&question(version, &own)).await?;
     // a large catalogue takes its time, and this thread has others to serve
-    let shelf = Arc::clone(shelf);
-    let known = task::spawn_blocking(move || answer::read(&rows, &shelf));
+    let known = task::spawn_blocking(move || answer::read(&rows, own));
     task::spawn(connection.close()); // nobody has to wait for a goodbye
     known.await.map_err(|error| ConnectionError::Failed(error.to_string()))
 }

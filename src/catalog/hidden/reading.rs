@@ -7,69 +7,15 @@
 //! Invariant: more facts never let more run on a standby (`tests::more_facts_never_let_more_run_on_a_standby`).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
-use parking_lot::Mutex;
 
 use super::graph::{Graph, Kind, Object};
 use super::names::cut;
+use super::own::Own;
 use crate::sql::effects::Effects;
 use crate::sql::knowledge::{Knowledge, Standing};
-
-/// PostgreSQL's own functions that are volatile and still as good on a standby, for whoever finds them inside a view or a
-/// function. Sorted.
-pub const HARMLESS: [&str; 24] = [
-    "amvalidate",
-    "bernoulli",
-    "clock_timestamp",
-    "gen_random_uuid",
-    "pg_collation_actual_version",
-    "pg_database_size",
-    "pg_indexes_size",
-    "pg_is_in_recovery",
-    "pg_jit_available",
-    "pg_partition_ancestors",
-    "pg_partition_tree",
-    "pg_relation_size",
-    "pg_sleep",
-    "pg_sleep_for",
-    "pg_sleep_until",
-    "pg_table_size",
-    "pg_tablespace_size",
-    "pg_total_relation_size",
-    "random",
-    "random_normal",
-    "system",
-    "timeofday",
-    "uuidv4",
-    "uuidv7",
-];
-
-/// PostgreSQL's own views that show what is replicated; all others tell something about the node. Sorted.
-pub const PLAIN_VIEWS: [&str; 21] = [
-    "pg_available_extension_versions",
-    "pg_available_extensions",
-    "pg_config",
-    "pg_group",
-    "pg_indexes",
-    "pg_matviews",
-    "pg_policies",
-    "pg_publication_tables",
-    "pg_roles",
-    "pg_rules",
-    "pg_seclabels",
-    "pg_shadow",
-    "pg_stats",
-    "pg_stats_ext",
-    "pg_stats_ext_exprs",
-    "pg_tables",
-    "pg_timezone_abbrevs",
-    "pg_timezone_names",
-    "pg_user",
-    "pg_user_mappings",
-    "pg_views",
-];
 
 /// What an object does that may write, in a graph that only tells this from nothing.
 const WRITES: Effects = Effects::HIDES;
@@ -94,19 +40,17 @@ pub struct Facts {
     everywhere: bool,
 }
 
-/// PostgreSQL's own functions. The same in all databases of a cluster.
+/// Functions by name, each with the most cautious of what there is to say of those of that name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Own(Functions);
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Functions {
+pub struct Functions {
     by_name: HashMap<Box<[u8]>, Standing, FixedState>,
     /// One that writes has a name that is not ASCII.
     foreign: bool,
 }
 
 impl Functions {
-    fn add(&mut self, name: &[u8], standing: Standing) {
+    /// Adds one.
+    pub(super) fn add(&mut self, name: &[u8], standing: Standing) {
         self.foreign |= standing == Standing::Writes && !name.is_ascii();
         match self.by_name.get_mut(name) {
             Some(known) => *known = known.or(standing),
@@ -114,7 +58,9 @@ impl Functions {
         }
     }
 
-    fn standing(&self, name: &[u8]) -> Standing {
+    /// What is known of a name.
+    #[must_use]
+    pub fn standing(&self, name: &[u8]) -> Standing {
         match self.by_name.get(cut(name)) {
             _ if self.foreign && !name.is_ascii() => Standing::Writes,
             Some(standing) => *standing,
@@ -141,7 +87,7 @@ impl Knowledge for Reading {
     }
 
     fn function(&self, name: &[u8]) -> Standing {
-        self.facts.own.0.standing(name).or(self.facts.functions.standing(name))
+        self.facts.own.functions.standing(name).or(self.facts.functions.standing(name))
     }
 
     fn writes(&self, name: &[u8]) -> bool {
@@ -167,42 +113,6 @@ impl Facts {
     }
 }
 
-impl Own {
-    /// From their names, parted by spaces.
-    #[must_use]
-    pub fn of(reading: &str, writing: &str) -> Self {
-        let mut own = Functions::default();
-        for (names, standing) in [(reading, Standing::Reads), (writing, Standing::Writes)] {
-            names.split_ascii_whitespace().for_each(|name| own.add(name.as_bytes(), standing));
-        }
-        Self(own)
-    }
-
-    /// Whether a function of this name writes, whoever calls it.
-    #[must_use]
-    fn writes(&self, name: &[u8]) -> bool {
-        self.0.standing(name) == Standing::Writes && !HARMLESS.iter().any(|harmless| harmless.as_bytes() == name)
-    }
-}
-
-/// Sets of PostgreSQL's own functions, each once: all databases of a cluster share one.
-#[derive(Debug, Default)]
-pub struct Shelf(Mutex<Vec<Weak<Own>>>);
-
-impl Shelf {
-    /// This one, or the one that is there already.
-    pub fn share(&self, own: Own) -> Arc<Own> {
-        let mut shelf = self.0.lock();
-        if let Some(same) = shelf.iter().filter_map(Weak::upgrade).find(|same| **same == own) {
-            return same;
-        }
-        let own = Arc::new(own);
-        shelf.retain(|other| other.strong_count() > 0);
-        shelf.push(Arc::downgrade(&own));
-        own
-    }
-}
-
 /// What a user's function says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
@@ -210,11 +120,11 @@ pub enum Manner {
     Reads,
     /// Volatile, or a procedure.
     Writes,
-    /// It cannot be called: a trigger's.
-    Uncallable,
+    /// Who uses it is none the worse: it cannot be called (a trigger's), or is volatile only by name.
+    Apart,
 }
 
-/// Takes facts, in any order but for PostgreSQL's own functions, which come first.
+/// Takes facts, in any order.
 #[derive(Clone, Debug, Default)]
 pub struct Collector {
     own: Arc<Own>,
@@ -225,16 +135,17 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Says which functions PostgreSQL has.
-    pub fn own(&mut self, own: Arc<Own>) {
-        self.own = own;
+    /// With what PostgreSQL has itself.
+    #[must_use]
+    pub fn new(own: Arc<Own>) -> Self {
+        Self { own, ..Self::default() }
     }
 
     /// Says that there is a function. With `attribute`, `t.f` calls it.
     pub fn function(&mut self, oid: u32, name: &[u8], manner: Manner, attribute: bool) {
         let function = Object(Kind::Function, oid);
         match manner {
-            Manner::Uncallable => return self.functions.add(name, Standing::Writes),
+            Manner::Apart => return self.functions.add(name, Standing::Writes),
             Manner::Writes => self.graph.does(function, WRITES),
             Manner::Reads => {}
         }
@@ -290,5 +201,132 @@ impl Collector {
             }
         }
         facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const VIEW: Object = Object(Kind::Relation, 1);
+    const TABLE: Object = Object(Kind::Relation, 2);
+
+    fn of(say: impl FnOnce(&mut Collector)) -> Reading {
+        let mut collector = Collector::default();
+        say(&mut collector);
+        Reading::new(1, collector.facts())
+    }
+
+    #[test]
+    fn nothing_may_run_on_a_standby_as_long_as_nothing_is_known() {
+        let unknown = Reading::default();
+        assert_eq!((unknown.generation(), unknown.function(b"now")), (0, Standing::Unknown));
+        assert!(unknown.writes(b"t") && unknown.writes_everywhere());
+        assert!(!unknown.says(&Facts::default()) && Reading::new(1, Facts::default()).says(&Facts::default()));
+        let too_much = Reading::new(1, Facts::nothing());
+        assert!(too_much.writes(b"t") && too_much.writes_everywhere());
+    }
+
+    #[test]
+    fn the_most_cautious_of_a_name_holds_and_what_only_counts_by_its_name_spoils_nobody() {
+        let reading = of(|say| {
+            say.function(1, b"f", Manner::Reads, false);
+            say.function(2, b"f", Manner::Writes, false);
+            say.function(3, b"t", Manner::Apart, true);
+            say.function(4, b"g", Manner::Reads, false);
+            say.mentions(4, &[b"t".as_slice().into(), b"nobody".as_slice().into()]);
+            say.function(5, b"h", Manner::Reads, false);
+            say.mentions(5, &[b"f".as_slice().into()]);
+            say.function(6, b"column", Manner::Writes, true);
+            say.function(7, b"k", Manner::Reads, false);
+            say.mentions(7, &[b"nextval".as_slice().into()]);
+        });
+        let standing = |name: &str| reading.function(name.as_bytes());
+        assert_eq!(["f", "t", "h", "column", "k"].map(standing), [Standing::Writes; 5]);
+        assert_eq!((standing("g"), standing("nobody")), (Standing::Reads, Standing::Unknown));
+        assert!(reading.writes(b"column") && !reading.writes(b"f") && !reading.writes(b"t"));
+    }
+
+    #[test]
+    fn a_name_is_compared_as_postgresql_cuts_it_and_one_that_is_not_ascii_with_care() {
+        let long = [b'x'; 70];
+        let reading = of(|say| {
+            say.name(VIEW, &long[..63]);
+            say.writes(VIEW);
+            say.function(1, "größe".as_bytes(), Manner::Reads, false);
+        });
+        assert!(reading.writes(&long) && !reading.writes(&long[..62]) && !reading.writes("größe".as_bytes()));
+        assert_eq!(reading.function("größe".as_bytes()), Standing::Reads);
+        let reading = of(|say| {
+            say.name(VIEW, "größe".as_bytes());
+            say.writes(VIEW);
+            say.function(1, "größe".as_bytes(), Manner::Writes, false);
+        });
+        assert!(reading.writes(b"gr\xf6\xdfe") && reading.function(b"gr\xf6\xdfe") == Standing::Writes, "in LATIN1");
+        assert!(!reading.writes(b"grosse"));
+    }
+
+    #[test]
+    fn who_reads_what_writes_writes() {
+        let reading = of(|say| {
+            say.function(1, b"f", Manner::Writes, false);
+            say.name(VIEW, b"v");
+            say.name(TABLE, b"t");
+            say.uses(VIEW, TABLE);
+            say.uses(VIEW, Object(Kind::Function, 1));
+        });
+        assert!(reading.writes(b"v") && !reading.writes(b"t") && !reading.writes_everywhere());
+        assert!(of(|say| say.writes(Object(Kind::Everywhere, 0))).writes_everywhere());
+    }
+
+    type Fact = (u8, (u8, u32), (u8, u32));
+
+    /// One fact about four objects of each kind.
+    fn fact() -> impl Strategy<Value = Fact> {
+        (0..4_u8, (0..4_u8, 0..4_u32), (0..4_u8, 0..4_u32))
+    }
+
+    fn name(kind: u8, oid: u32) -> Vec<u8> {
+        format!("n{kind}{oid}").into_bytes()
+    }
+
+    fn reading_of(facts: &[Fact]) -> Reading {
+        let kinds = [Kind::Function, Kind::Relation, Kind::Type, Kind::Everywhere];
+        let object = |(kind, oid): (u8, u32)| Object(kinds[usize::from(kind)], oid);
+        of(|say| {
+            for oid in 0..4 {
+                say.function(oid, &name(0, oid), Manner::Reads, oid % 2 == 0);
+                say.name(object((1, oid)), &name(1, oid));
+                say.name(object((2, oid)), &name(2, oid));
+            }
+            for (what, a, b) in facts {
+                match what {
+                    0 => say.writes(object(*a)),
+                    1 => say.function(a.1, &name(0, b.1), Manner::Writes, false),
+                    2 => say.mentions(a.1, &[name(b.0, b.1).into()]),
+                    _ => say.uses(object(*a), object(*b)),
+                }
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn more_facts_never_let_more_run_on_a_standby(
+            facts in prop::collection::vec(fact(), 0..40),
+            keep in 0..40_usize,
+        ) {
+            let all = reading_of(&facts);
+            let some = reading_of(&facts[..keep.min(facts.len())]);
+            prop_assert!(all.writes_everywhere() || !some.writes_everywhere());
+            for kind in 0..3 {
+                for oid in 0..4 {
+                    let name = name(kind, oid);
+                    prop_assert!(all.writes(&name) || !some.writes(&name));
+                    prop_assert_eq!(some.function(&name).or(all.function(&name)), all.function(&name));
+                }
+            }
+        }
     }
 }
