@@ -196,6 +196,7 @@ fn all_read(statements: &[Statement<'_>]) -> Result<Names, Verdict> {
     for statement in statements {
         all.join(statement.said().map_err(|_| Verdict::unknown(Reason::SeveralStatements))?);
     }
+    all.settle();
     Ok(all)
 }
 
@@ -258,6 +259,12 @@ mod tests {
             ("select nextval('s')", Reason::Sequence),
             ("select ('s'::regclass).nextval", Reason::Sequence),
             ("select nextval from t", Reason::Reads),
+            ("select ('x'::text).writes_x, t.writes_x, (t).a from t", Reason::WritingFunction),
+            ("select ((x).a).writes_x from t", Reason::WritingFunction),
+            ("select (x).a.writes_x from t", Reason::WritingFunction),
+            ("select x[1].writes_x from t", Reason::WritingFunction),
+            ("select $1.writes_x from t", Reason::WritingFunction),
+            ("select (x).unknown, t.writes_x, s.t.writes_x from t", Reason::Reads),
             ("select treat(a as b)", Reason::Ambiguous),
             ("copy (select f(1)) to stdout (format csv)", Reason::Reads),
             ("copy t (a, b) to stdout", Reason::Reads),

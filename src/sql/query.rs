@@ -19,15 +19,16 @@ pub type Name = Box<[u8]>;
 pub struct Names {
     /// Of functions that are called.
     pub calls: Vec<Name>,
-    /// Names in front of a parenthesis that are most likely of something else: an alias with its columns, a type with its
-    /// length.
+    /// Names that may be called and are most likely of something else: an alias with its columns, a type with its length, a
+    /// field of a value.
     pub maybe: Vec<Name>,
     /// All others: tables, columns, types, aliases, schemas.
     pub others: Vec<Name>,
 }
 
 impl Names {
-    fn settle(&mut self) {
+    /// Leaves each name once.
+    pub fn settle(&mut self) {
         for names in [&mut self.calls, &mut self.maybe, &mut self.others] {
             names.sort_unstable();
             names.dedup();
@@ -35,12 +36,11 @@ impl Names {
         }
     }
 
-    /// Adds those of `other`.
+    /// Adds those of `other`, which may be there already.
     pub fn join(&mut self, other: Self) {
         self.calls.extend(other.calls);
         self.maybe.extend(other.maybe);
         self.others.extend(other.others);
-        self.settle();
     }
 }
 
@@ -52,7 +52,7 @@ const NAME_MAX: usize = 63;
 /// # Errors
 /// Why it is none that may run on a standby, as far as its words tell.
 pub fn read(tokens: &[Token<'_>]) -> Result<Names, Reason> {
-    let mut reader = Reader { tokens, closes: closes(tokens)?, names: Names::default() };
+    let mut reader = Reader { tokens, closes: closes(tokens)?, names: Names::default(), of_a_value: false };
     for at in 0..tokens.len() {
         reader.token(at)?;
     }
@@ -96,6 +96,8 @@ struct Reader<'a> {
     tokens: &'a [Token<'a>],
     closes: Vec<Close>,
     names: Names,
+    /// The last name is a field of a value.
+    of_a_value: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -116,6 +118,9 @@ impl<'a> Reader<'a> {
     }
 
     fn token(&mut self, at: usize) -> Result<(), Reason> {
+        if self.get(at).is_some_and(|token| token.identifier().is_some()) {
+            self.follow(at);
+        }
         match self.get(at) {
             Some(Token::Word(word)) => self.word(at, word),
             Some(Token::Quoted(name)) => {
@@ -123,7 +128,7 @@ impl<'a> Reader<'a> {
                 self.name(at, name, None)
             }
             Some(Token::Symbol(symbol)) => match symbol {
-                b'\\' | b'{' | b'}' | b'$' | 0..=0x1f | 0x7f => Err(Reason::NotUnderstood),
+                b'\\' | b'{' | b'}' | b'$' | 0x7f => Err(Reason::NotUnderstood),
                 _ => Ok(()),
             },
             // one literal, if a line ends between them
@@ -182,8 +187,8 @@ impl<'a> Reader<'a> {
             if built_ins::tells_of_node(&name) {
                 return Err(Reason::TellsOfNode);
             }
-            // most keywords that can be names are not, where they stand alone; those that are get asked for
-            self.names.others.push(name);
+            let names = if self.of_a_value { &mut self.names.maybe } else { &mut self.names.others };
+            names.push(name);
         } else if keyword == Some(Keyword::Function)
             || keyword.is_some() && is_syntax(&name)
             || self.is_no_call(at, keyword.is_some())
@@ -193,6 +198,14 @@ impl<'a> Reader<'a> {
             self.names.calls.push(name);
         }
         Ok(())
+    }
+
+    /// Notes whether a name is a field of a value, `(x).name`, `x[1].a.name`, `$1.name`: a function of that name is called
+    /// if there is no such field, of whatever type the value is.
+    fn follow(&mut self, at: usize) {
+        let dotted = self.before(at) == Some(Token::Symbol(b'.'));
+        let behind_name = at.checked_sub(2).and_then(|at| self.get(at)).is_some_and(|head| head.identifier().is_some());
+        self.of_a_value = dotted && (!behind_name || self.of_a_value);
     }
 
     /// Whether the place of a name in front of a parenthesis says that it is not called.

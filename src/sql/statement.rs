@@ -35,6 +35,7 @@ pub fn statements(text: &[u8]) -> Result<Vec<Statement<'_>>, Reason> {
                 list.push(Statement { text, ..std::mem::replace(&mut one, next) });
                 continue;
             }
+            Token::Symbol(0..=0x1f) => return Err(Reason::NotText),
             Token::Disguised => return Err(Reason::Ambiguous),
             Token::Number(number) if !matches!(number, b"0" | b"0.0") => return Err(Reason::Ambiguous),
             Token::Text { .. } if moves_its_end(token) => return Err(Reason::Ambiguous),

@@ -56,7 +56,7 @@ impl Place {
     }
 }
 
-fn watched(node: &Node) -> WatchedCluster {
+pub fn watched(node: &Node) -> WatchedCluster {
     let target = Target { host: node.host().parse().unwrap(), port: node.port() };
     let channel_binding = ChannelBinding::Prefer;
     let way = Way { target, tls: None, channel_binding, dialer: Dialer::new(&Network::default()) };

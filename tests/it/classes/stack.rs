@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::time::Instant;
 
-use howdah::sql::analysis::{Analysis, TEXT_MAX};
+use howdah::sql::analysis::TEXT_MAX;
 use howdah::sql::cache::ClassCache;
-use howdah::sql::class::{Class, Reason};
+use howdah::sql::class::Reason;
 
 /// Tells the child that it is one.
 const CHILD: &str = "HOWDAH_STACK_TEST";
@@ -66,19 +66,13 @@ fn read_all() {
         let each = shape.1.len() + if chain(shape, 2).ends_with(&shape.2.repeat(2)) { shape.2.len() } else { 0 };
         let longest = (TEXT_MAX - 60) / each;
         // as many as may be looked into, and as many as crates that parse have died of
-        for (times, looked_into) in [(10, true), (longest / 2, true), (longest, true), (100_000, false)] {
+        for (times, looked_into) in [(10, true), (longest, true), (100_000, false)] {
             let text = chain(shape, times);
             assert_eq!(text.len() <= TEXT_MAX, looked_into, "{times} of {:?}", shape.1);
             let started = Instant::now();
             let analysis = cache.analyse(text.as_bytes(), true);
             if !looked_into {
                 assert_eq!(analysis.settled().map(|verdict| verdict.reason), Some(Reason::TooLong));
-            }
-            if times > 10 {
-                assert_ne!(
-                    Analysis::of(text.as_bytes(), true).settled().map(|verdict| verdict.class),
-                    Some(Class::Read)
-                );
             }
             assert!(started.elapsed() < super::BOUND, "{times} of {:?}", shape.1);
         }
