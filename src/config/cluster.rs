@@ -47,7 +47,8 @@ pub struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Monitor {
-    /// The user howdah logs in as. Membership in `pg_monitor` is enough to watch; reading passwords from the cluster
+    /// The user howdah logs in as. Membership in `pg_monitor` is enough to watch, and without it no standby gets reads, as it
+    /// cannot be seen whether it streams; reading passwords from the cluster
     /// takes more. It also needs `CONNECT` on each database that clients use: howdah reads there which functions,
     /// triggers and views change a session's settings.
     #[schemars(extend("x-reload" = "live", "x-example" = "howdah"))]
@@ -74,7 +75,8 @@ pub struct Monitor {
     #[schemars(extend("x-reload" = "live"))]
     pub dbname: String,
 
-    /// How often each node is asked whether it lives and what it is. It cannot be switched off.
+    /// How often each node is asked at least whether it lives and what it is; where there are standbys, the same question is
+    /// asked every `lag_interval`. It cannot be switched off.
     #[serde(default = "default_interval")]
     #[schemars(extend("x-reload" = "live"))]
     pub interval: Period,
@@ -89,8 +91,10 @@ pub struct Monitor {
     #[schemars(extend("x-reload" = "live", "x-unit" = "checks"), range(min = 1))]
     pub failure_threshold: u32,
 
-    /// How often the primary is asked for the position of its log and each standby for how much of it has been replayed. It
-    /// is also asked, at most every 2 ms, when a session waits for it (`routing.fresh_wait`).
+    /// How often the primary is asked for the position of its log and each standby for how much of it has been replayed. They
+    /// are also asked, at most every 2 ms, when a session waits for it (`routing.fresh_wait`). When the end of the primary's
+    /// log stands still for so long and is not flushed, because of an open transaction that has written, howdah flushes it
+    /// with a message of 96 bytes (`pg_logical_emit_message`), or no standby could get that far.
     #[serde(default = "default_lag_interval")]
     #[schemars(extend("x-reload" = "live"))]
     pub lag_interval: Period,

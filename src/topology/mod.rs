@@ -57,7 +57,7 @@ pub struct NodeView {
     pub lag_bytes: Option<u64>,
     /// For how long a standby has not had all of the primary's log; `None` while that is not known.
     pub lag_time: Option<Duration>,
-    /// How often the monitor's connection to it has changed. What was sampled over an earlier one says nothing: a standby
+    /// Another number for each connection that the monitor has to it. What was sampled over an earlier one says nothing: a standby
     /// that restarts may be further back.
     pub life: u64,
     /// The number of the last question it has answered in this life; 0 when none.
@@ -101,7 +101,7 @@ pub enum Unfit {
     Unsampled,
     /// There is no primary whose log it could have, and there was none that it followed.
     NoPrimary,
-    /// It receives no log now.
+    /// It receives no log, and has not for a while.
     NotStreaming,
     /// It follows another timeline than the primary's.
     OtherTimeline,

@@ -55,6 +55,9 @@ pub(super) struct Fold {
     /// When anything was observed last.
     now: Duration,
     slots: Vec<Slot>,
+    /// The last life that began. One count for all nodes, so that one that is taken out of the configuration and put back does
+    /// not begin with a number that sessions know.
+    lives: u64,
     /// What makes nodes a cluster.
     system_identifier: Option<SystemIdentifier>,
     epoch: Epoch,
@@ -87,7 +90,7 @@ struct Slot {
     trouble: Option<String>,
     /// Why it is not the primary although it accepts writes.
     conflict: Option<String>,
-    /// How often the connection to it has changed.
+    /// Another number for each connection to it.
     life: u64,
     connected: bool,
     /// The number of the last answered question of this life; 0 when none.
@@ -125,8 +128,8 @@ impl Slot {
     }
 
     /// The next answer will be of another connection.
-    fn begin_life(&mut self, connected: bool) {
-        self.life = self.life.saturating_add(1);
+    fn begin_life(&mut self, life: u64, connected: bool) {
+        self.life = life;
         self.connected = connected;
         self.sampled = 0;
         self.standing.forget_samples();
@@ -154,13 +157,15 @@ impl Slot {
 }
 
 impl Fold {
-    /// A cluster nobody has looked at. `failure_threshold` misses in a row make a node unhealthy; 0 is taken as 1.
-    pub(super) fn new(failure_threshold: u32) -> Self {
+    /// A cluster nobody has looked at. `failure_threshold` misses in a row make a node unhealthy; 0 is taken as 1. Lives are
+    /// counted from `first_life`.
+    pub(super) fn new(failure_threshold: u32, first_life: u64) -> Self {
         Self {
             failure_threshold: failure_threshold.max(1),
             max_lag: 0,
             now: Duration::ZERO,
             slots: Vec::new(),
+            lives: first_life,
             system_identifier: None,
             epoch: Epoch(0),
             primary: None,
@@ -223,9 +228,7 @@ impl Fold {
     /// A node moved to another place: what was known of it says nothing about who is there now.
     pub(super) fn forget(&mut self, node: &str) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) {
-            // its lives go on, so that nobody takes the next one for one that it knew
-            let life = slot.life.saturating_add(1);
-            let left = std::mem::replace(slot, Slot { life, ..Slot::new(slot.name.clone()) });
+            let left = std::mem::replace(slot, Slot::new(slot.name.clone()));
             self.forget_what_left_with(&[left]);
         }
         self.settle();
@@ -244,8 +247,8 @@ impl Fold {
                 receiver: Receiver::Absent,
                 server_version: None,
             };
-            let (name, life) = (slot.name.clone(), slot.life);
-            *slot = Slot { asked: true, healthy: true, answer: Some(answer), trouble: None, life, ..Slot::new(name) };
+            let name = slot.name.clone();
+            *slot = Slot { asked: true, healthy: true, answer: Some(answer), trouble: None, ..Slot::new(name) };
         }
         self.settle();
     }
@@ -253,8 +256,8 @@ impl Fold {
     /// Nobody will ask this node.
     pub(super) fn set_unwatched(&mut self, node: &str, why: &str) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) {
-            let (name, life) = (slot.name.clone(), slot.life);
-            *slot = Slot { asked: true, trouble: Some(why.to_owned()), life, ..Slot::new(name) };
+            let name = slot.name.clone();
+            *slot = Slot { asked: true, trouble: Some(why.to_owned()), ..Slot::new(name) };
         }
         self.settle();
     }
@@ -265,9 +268,11 @@ impl Fold {
         self.now = now;
         let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) else { return };
         match observation {
-            Observation::Connected => slot.begin_life(true),
-            Observation::Disconnected if slot.connected => slot.begin_life(false),
-            Observation::Disconnected => {}
+            Observation::Disconnected if !slot.connected => {}
+            connected @ (Observation::Connected | Observation::Disconnected) => {
+                self.lives = self.lives.saturating_add(1);
+                slot.begin_life(self.lives, connected == Observation::Connected);
+            }
             Observation::Missed(miss) => {
                 slot.asked = true;
                 slot.missed(miss, self.failure_threshold);
@@ -322,11 +327,15 @@ impl Fold {
         }
         let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == *node) else { return };
         let Some(answer) = slot.answer.as_ref().filter(|answer| answer.role == Role::Standby) else { return };
-        if let (Some((primary, timeline)), Some(_)) = (followed, &self.primary)
-            && answer.receiver == Receiver::Streaming
-            && answer.timeline == Some(timeline)
-        {
-            slot.standing.streams(&primary, timeline, self.now);
+        match followed {
+            // nobody can stream: this time does not count against it
+            Some(_) if self.primary.is_none() => slot.standing.would_stream(self.now),
+            Some((primary, timeline))
+                if answer.receiver == Receiver::Streaming && answer.timeline == Some(timeline) =>
+            {
+                slot.standing.streams(&primary, timeline, self.now);
+            }
+            Some(_) | None => {}
         }
         if let (Some(replayed), Some(end)) = (answer.replayed_lsn, self.insert_lsn) {
             slot.standing.replayed(replayed, end, &self.history, self.max_lag, self.now);

@@ -109,7 +109,7 @@ impl Probe {
 
     /// `None` when nobody listens any more.
     async fn ask_until_it_ends(&self, mut connection: ControlConnection) -> Option<Ended> {
-        let questions = match Questions::prepare(&connection).await {
+        let mut questions = match Questions::prepare(&connection).await {
             Ok(questions) => questions,
             Err(error) => return Some(Ended { answered: false, error }),
         };

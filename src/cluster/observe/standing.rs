@@ -9,10 +9,10 @@ use super::history::History;
 use crate::pg::{Lsn, Timeline};
 use crate::topology::NodeName;
 
-/// For so long a standby that was streaming may be without its WAL receiver and is still fit. A receiver is started again within
-/// milliseconds when the primary was, and a primary that dies takes all of them along: without a grace no standby would be left
-/// to read from in the moment between the two being noticed. `max_lag` holds all the same.
-const STREAM_GRACE: Duration = Duration::from_secs(1);
+/// For so long a standby that was streaming may be without its WAL receiver and is still fit: a receiver whose primary has
+/// been restarted tries again after `wal_retrieve_retry_interval`, 5 s, and a primary that dies takes all of them along, before
+/// anybody knows of its death. What it misses meanwhile is bounded by `max_lag` all the same, and by what each session has seen.
+const STREAM_GRACE: Duration = Duration::from_secs(10);
 /// Returns are counted over so long.
 const RETURNS_WITHIN: Duration = Duration::from_secs(60);
 /// So many are forgiven.
@@ -71,6 +71,11 @@ impl Standing {
             self.followed = Some((NodeName::clone(primary), timeline));
         }
         self.streamed_at = Some(now);
+    }
+
+    /// There is no primary to stream from.
+    pub(super) fn would_stream(&mut self, now: Duration) {
+        self.streamed_at = self.streamed_at.map(|_| now);
     }
 
     /// Whether the last primary it was seen to stream from is this one.
@@ -164,8 +169,8 @@ mod tests {
         let mut standing = Standing::default();
         let (a, one) = (NodeName::from("a"), Timeline(1));
         standing.streams(&a, one, SECOND);
-        assert!(standing.has_just_followed(&a, one, SECOND * 2));
-        assert!(!standing.has_just_followed(&a, one, SECOND * 2 + SECOND / 10));
+        assert!(standing.has_just_followed(&a, one, SECOND * 11));
+        assert!(!standing.has_just_followed(&a, one, SECOND * 12));
         assert!(!standing.has_just_followed(&a, Timeline(2), SECOND));
         assert!(!standing.has_just_followed(&"b".into(), one, SECOND));
         standing.forget_samples();

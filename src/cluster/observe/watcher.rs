@@ -25,6 +25,9 @@ use crate::topology::{Board, ClusterBoard, ClusterName, ClusterView, NodeName, T
 const REPORTS_MAX: usize = 256;
 /// Before a probe that panicked asks again, so that a lasting defect does not spin.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// More connections than one cluster will see: a cluster that is taken out of the configuration and put back does not repeat
+/// the numbers of its nodes' lives.
+const LIVES: u64 = 1 << 32;
 /// Why a node of a cluster without a monitor is not used.
 const UNWATCHED: &str = "not asked: a cluster with several nodes needs [clusters.NAME.monitor]";
 
@@ -77,6 +80,8 @@ struct Watcher {
     /// Which node a running probe asks.
     probes: HashMap<ProbeId, (ClusterName, NodeName)>,
     next_probe: u64,
+    /// Where the lives of the last new cluster began.
+    first_life: u64,
     /// What moments are counted from.
     started: Instant,
     /// Aborts what still runs when the watcher goes.
@@ -97,9 +102,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(name: ClusterName, board: Arc<ClusterBoard>, threshold: u32) -> Self {
+    fn new(name: ClusterName, board: Arc<ClusterBoard>, threshold: u32, first_life: u64) -> Self {
         Self {
-            fold: Fold::new(threshold),
+            fold: Fold::new(threshold, first_life),
             view: Arc::default(),
             board,
             diary: Diary::new(name),
@@ -139,6 +144,7 @@ impl Watcher {
             clusters: BTreeMap::new(),
             probes: HashMap::new(),
             next_probe: 0,
+            first_life: 0,
             started: Instant::now(),
             tasks: JoinSet::new(),
         }
@@ -232,7 +238,10 @@ impl Watcher {
     fn rearrange(&mut self, cluster: WatchedCluster, known: Option<Watched>) -> Watched {
         let threshold = cluster.monitor.as_ref().map_or(1, |monitor| monitor.failure_threshold);
         let board = self.board.cluster(&cluster.name);
-        let mut watched = known.unwrap_or_else(|| Watched::new(cluster.name.clone(), board, threshold));
+        let mut watched = known.unwrap_or_else(|| {
+            self.first_life = self.first_life.wrapping_add(LIVES);
+            Watched::new(cluster.name.clone(), board, threshold, self.first_life)
+        });
         let mut nodes_before = std::mem::take(&mut watched.nodes);
         let fold = &mut watched.fold;
         fold.set_failure_threshold(threshold);

@@ -83,7 +83,7 @@ struct World {
 impl World {
     fn new(careless: bool) -> Self {
         let server = |role| Server { up: true, role, timeline: 1, restarts: 0, place: 5, flushed: 5, incarnation: 0 };
-        let mut fold = Fold::new(3);
+        let mut fold = Fold::new(3, 0);
         fold.arrange(&NAMES.map(NodeName::from));
         Self {
             careless,
