@@ -5,18 +5,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::future::ready;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use howdah::admin::{HttpAddress, HttpListener, RoutingRow, Sources};
+use howdah::admin::{HttpAddress, HttpListener, Sources};
 use howdah::catalog::connection::ControlConnection;
 use howdah::catalog::{CatalogError, Lookup, Ordinary, RoleSecret, Verifiers};
 use howdah::cluster::{Monitor, Watch, WatchedCluster, WatchedNode, watch};
@@ -24,7 +21,6 @@ use howdah::config::{ChannelBinding, Network, TlsMode, TlsNegotiation};
 use howdah::net::dial::{Dialer, Target};
 use howdah::net::tls::{ClientTls, client_config};
 use howdah::net::way::Way;
-use howdah::proxy::route::explain::ExplainError;
 use howdah::topology::{Board, ClusterView, Epoch, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -224,16 +220,9 @@ async fn http_get(address: &HttpAddress, path: &str) -> (u16, String) {
 fn sources(board: &Arc<Board>, watch: &Arc<Watch>, verifiers: &Arc<Verifiers>) -> Sources {
     let (watch, verifiers) = (watch.clone(), verifiers.clone());
     Sources {
-        board: board.clone(),
-        pools: Arc::new(Vec::new),
-        clients: Arc::new(|| 0),
-        shutting_down: Arc::new(AtomicBool::new(false)),
         extra_missing: Arc::new(move || verifiers.missing()),
         address: Arc::new(move |cluster, node| watch.address(cluster, node)),
-        sessions: Arc::new(|_, _| 0),
-        routing: Arc::new(|| RoutingRow { events: BTreeMap::new(), reasons: BTreeMap::new() }),
-        panics: Arc::new(|| 0),
-        explain: Arc::new(|question| Box::pin(ready(Err(ExplainError::NoSuchDatabase(question.database))))),
+        ..Sources::of(board.clone())
     }
 }
 

@@ -21,6 +21,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::route::{self, Explain};
+use crate::proxy::route::explain::ExplainError;
 use crate::topology::{Board, ClusterName, ClusterView, NodeName, NodeView, Role, Topology};
 
 /// Says where a node listens, by cluster and node: `10.0.0.1:5432`.
@@ -50,6 +51,27 @@ pub struct Sources {
     pub panics: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Where a statement would go, and why.
     pub explain: Explain,
+}
+
+impl Sources {
+    /// Nothing but what the board says.
+    #[must_use]
+    pub fn of(board: Arc<Board>) -> Self {
+        Self {
+            board,
+            pools: Arc::new(Vec::new),
+            clients: Arc::new(|| 0),
+            shutting_down: Arc::default(),
+            extra_missing: Arc::new(Vec::new),
+            address: Arc::new(|_, _| None),
+            sessions: Arc::new(|_, _| 0),
+            routing: Arc::new(RoutingRow::default),
+            panics: Arc::new(|| 0),
+            explain: Arc::new(|question| {
+                Box::pin(std::future::ready(Err(ExplainError::NoSuchDatabase(question.database))))
+            }),
+        }
+    }
 }
 
 impl fmt::Debug for Sources {
@@ -377,7 +399,6 @@ mod tests {
 
     use super::*;
     use crate::pg::{Lsn, Timeline};
-    use crate::proxy::route::explain::ExplainError;
     use crate::topology::{Epoch, Unfit};
 
     fn sources(primary: Option<&str>, trouble: Option<&str>) -> Sources {
@@ -406,21 +427,15 @@ mod tests {
             pinned: BTreeMap::from([("listen", 1)]),
         };
         Sources {
-            board,
             pools: Arc::new(move || vec![pool.clone()]),
             clients: Arc::new(|| 16),
-            shutting_down: Arc::new(AtomicBool::new(false)),
-            extra_missing: Arc::new(Vec::new),
             address: Arc::new(|_, _| Some("10.0.0.1:5432".to_owned())),
             sessions: Arc::new(|_, _| 7),
             routing: Arc::new(|| RoutingRow {
                 events: BTreeMap::from([("to_primary", 3)]),
                 reasons: BTreeMap::from([("reads", 2)]),
             }),
-            panics: Arc::new(|| 0),
-            explain: Arc::new(|question| {
-                Box::pin(std::future::ready(Err(ExplainError::NoSuchDatabase(question.database))))
-            }),
+            ..Sources::of(board)
         }
     }
 
