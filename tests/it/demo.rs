@@ -71,6 +71,25 @@ fn the_demo_ends_by_itself_with_a_summary() {
 }
 
 #[test]
+fn the_demo_shows_where_reads_and_writes_go_and_finds_what_it_has_written() {
+    let demo = Demo::start(&["--standbys", "2", "--clients", "8", "--replay-delay", "200ms"]);
+    let shown = |line: &str| line.contains(" on standbys)") && !line.contains("=standby 0/s");
+    let line = || demo.output().lines().rfind(|line| shown(line)).map(ToOwned::to_owned);
+    eventually("reads on both standbys", 4 * SOON, || line().is_some() || demo.process.ended().is_some());
+    demo.process.signal(Signal::INT).unwrap();
+    assert_eq!(demo.code(), Some(0), "{}", demo.output());
+    let (output, line) = (demo.output(), line().unwrap_or_else(|| demo.output()));
+    for part in [" reads ", " writes ", "  stale 0  ", "  a=primary ", "  b=standby ", "  c=standby "] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+    let looked =
+        output.lines().find_map(|line| line.strip_suffix(" rows looked for right after they were written: 0 stale"));
+    assert!(looked.is_some_and(|looked| looked != "0"), "{output}");
+    assert!(output.contains("standby \"c\" is told to stay 200 ms behind"), "{output}");
+    demo.assert_nothing_is_left();
+}
+
+#[test]
 fn the_demo_takes_everything_away_when_it_is_told_to_stop() {
     for (moment, signal) in [("initdb of", Signal::INT), ("base backup", Signal::TERM), ("   1 s ", Signal::INT)] {
         let demo = Demo::start(&["--direct", "--standbys", "1"]);
