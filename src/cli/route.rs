@@ -218,6 +218,9 @@ fn after_write(routing: &Routing, after: &AfterWrite) -> String {
         let needs = after.needs_lsn.as_deref().map(|lsn| format!(", which has replayed {lsn}")).unwrap_or_default();
         return format!("{to}{waited}{needs}");
     }
+    if let Some(why) = &after.not_waiting {
+        return format!("{to}, without waiting: {why}");
+    }
     let fit = |name: &str| routing.nodes.iter().any(|node| node.name == name && node.why.starts_with("fit"));
     let why = after.nodes.iter().filter(|node| fit(&node.name)).map(|node| format!("{}: {}", node.name, node.why));
     let why: Vec<String> = why.collect();
@@ -272,6 +275,7 @@ mod tests {
                 node: Some("c".to_owned()),
                 needs_lsn: Some("0/3000148".to_owned()),
                 waited_ms: 1.26,
+                not_waiting: None,
                 nodes: vec![AfterWriteNode { name: "c".to_owned(), chosen: true, why: "has replayed it".to_owned() }],
             }),
             notes: vec![],
@@ -292,8 +296,8 @@ may run on   a replica that is fresh enough, or else the primary
 goes to      b (cluster \"main\"), from a session that has just logged in
 after write  c after waiting 1.3 ms, which has replayed 0/3000148
 
-   node  role            lag  sessions  weight
-   a     primary           -         -       -   the primary: reads go to replicas
+   node  role           lag  sessions  weight
+   a     primary          -         -       -   the primary: reads go to replicas
 -> b     standby  0 B, 3 ms         8       1   fit, with the fewest sessions for its weight
    c     standby  0 B, 3 ms         8       1   fit, and as good as \"b\": they take turns
 "
@@ -319,6 +323,8 @@ after write  c after waiting 1.3 ms, which has replayed 0/3000148
         after.nodes = vec![AfterWriteNode { name: "c".to_owned(), chosen: false, why: "2 kB short".to_owned() }];
         let text = rendered(&explanation);
         assert!(text.contains("after write  a after waiting 10.2 ms (c: 2 kB short)\n"), "{text}");
+        explanation.routing.as_mut().unwrap().after_write.as_mut().unwrap().not_waiting = Some("in vain".to_owned());
+        assert!(rendered(&explanation).contains("after write  a, without waiting: in vain\n"), "{text}");
     }
 
     #[test]

@@ -93,13 +93,6 @@ fn show(options: &Options, begun: Instant, stop: &Stop, screen: &mut Screen) -> 
     screen.say(&step(begun, "roles \"howdah\" and \"app\", database \"app\""))?;
     populate(cluster.primary(), &secrets)?;
     cluster.wait_streaming(STREAMING_BOUND)?; // a session that has seen nothing yet may read anywhere
-    if let (Some(delay), Some(last)) = (options.replay_delay, cluster.nodes().iter().skip(1).last()) {
-        screen.say(&step(
-            begun,
-            &format!("standby \"{}\" is told to stay {} ms behind", last.name(), delay.as_millis()),
-        ))?;
-        last.set("recovery_min_apply_delay", &format!("{}ms", delay.as_millis()))?;
-    }
 
     let endpoint = match options.direct {
         true => None,
@@ -111,6 +104,13 @@ fn show(options: &Options, begun: Instant, stop: &Stop, screen: &mut Screen) -> 
             Some(endpoint)
         }
     };
+    if let (Some(delay), Some(last)) = (options.replay_delay, cluster.nodes().iter().skip(1).last()) {
+        screen.say(&step(
+            begun,
+            &format!("standby \"{}\" is told to stay {} ms behind", last.name(), delay.as_millis()),
+        ))?;
+        last.set("recovery_min_apply_delay", &format!("{}ms", delay.as_millis()))?;
+    }
     let primary = SocketAddr::from(([127, 0, 0, 1], cluster.primary().port()));
     let target = endpoint.as_ref().map_or(primary, Endpoint::listener);
     let hints = hints(target, &secrets.app, &cluster);
@@ -208,7 +208,7 @@ fn wait_ready(endpoint: &Endpoint, target: &Config, stop: &Stop) -> Result<(), D
         endpoint.check()?;
         let why = match query::run(target, "SELECT 1") {
             Ok(_) => match status::http_get(endpoint.http(), "/readyz") {
-                Ok((200, _)) => return Ok(()),
+                Ok((200, _)) if reads_go_everywhere(endpoint) => return Ok(()),
                 _ if begun.elapsed() > READYZ_BOUND => return Ok(()),
                 Ok((code, body)) => format!("GET /readyz answers {code}: {body}"),
                 Err(error) => format!("GET /readyz: {error}"),
@@ -222,6 +222,13 @@ fn wait_ready(endpoint: &Endpoint, target: &Config, stop: &Stop) -> Result<(), D
             return Err(LocalError::Interrupted.into());
         }
     }
+}
+
+/// Whether every standby may be read from: a session that comes earlier would stay with the first that may.
+fn reads_go_everywhere(endpoint: &Endpoint) -> bool {
+    let status = status::fetch(endpoint.http()).unwrap_or_default();
+    let mut nodes = status.clusters.iter().flat_map(|cluster| &cluster.nodes);
+    nodes.all(|node| node.replica || node.role.as_deref() == Some("primary"))
 }
 
 fn hints(target: SocketAddr, password: &str, cluster: &LocalCluster) -> Vec<String> {

@@ -123,7 +123,8 @@ fn a_running_daemon_says_which_node_and_why_not_the_others() {
     cluster.wait_streaming(SOON).unwrap();
     let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
     // reads go to b as long as it can
-    let toml = config(cluster.nodes(), port, http_port, "").replace("name = \"c\"\n", "name = \"c\"\nweight = 0\n")
+    let toml = config(cluster.nodes(), port, http_port, "[routing]\nfresh_wait = \"2s\"\n")
+        .replace("name = \"c\"\n", "name = \"c\"\nweight = 0\n")
         + &format!("[databases.writer]\ncluster = \"main\"\ndbname = \"{}\"\nrole = \"primary\"\n", tenant.name);
     let daemon = Howdah::start(&toml, port, http_port);
     let file = daemon.config();

@@ -17,6 +17,9 @@ use crate::proxy::session::destination::Need;
 use crate::proxy::shared::{Running, Shared};
 use crate::topology::{ClusterView, NodeView, Role, Unfit};
 
+/// However long a session would wait.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Where a statement would go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Routing {
@@ -95,6 +98,8 @@ pub struct AfterWrite {
     pub needs_lsn: Option<String>,
     /// How long it would have waited.
     pub waited_ms: f64,
+    /// Why it would not have waited at all.
+    pub not_waiting: Option<String>,
     /// Why not the standbys.
     pub nodes: Vec<AfterWriteNode>,
 }
@@ -149,7 +154,8 @@ pub async fn routing(
     }
     let stamps = matches!(profile.consistency, Consistency::Session | Consistency::OwnWrites);
     if need == Need::Read && stamps {
-        routing.after_write = Some(scene.after_write(running.config.routing.fresh_wait.limit()).await);
+        routing.after_write =
+            Some(scene.after_write(running.config.routing.fresh_wait.limit().map(|wait| wait.min(WAIT_MAX))).await);
     }
     routing
 }
@@ -264,7 +270,7 @@ impl Scene<'_> {
             return "no connection could be opened there a moment ago".to_owned();
         }
         match bound {
-            Bound::Unknown(_) => return "no sample has told in time what it must have replayed".to_owned(),
+            Bound::Unknown(_) => return "nobody knows yet whether it has what was written".to_owned(),
             Bound::Reached(lsn) if !has(node, bound) => {
                 let replayed = node.replayed_lsn.unwrap_or_default();
                 return format!(
@@ -304,8 +310,15 @@ impl Scene<'_> {
             (view.samples.era(), fit.filter_map(|node| node.replayed_lsn).max())
         };
         let now_ms = self.shared.now_ms();
-        let worth = furthest.is_some_and(|furthest| self.standbys.is_worth_waiting(era, furthest, now_ms));
-        if let Some(patience) = fresh_wait.filter(|_| worth) {
+        let not_waiting = match (furthest, fresh_wait) {
+            (None, _) => Some("no replica to wait for"),
+            (Some(_), None) => Some("routing.fresh_wait is \"0\""),
+            (Some(furthest), Some(_)) if !self.standbys.is_worth_waiting(era, furthest, now_ms) => {
+                Some("the last wait for a replica was in vain, and none has come further since")
+            }
+            (Some(_), Some(_)) => None,
+        };
+        if let Some(patience) = fresh_wait.filter(|_| not_waiting.is_none()) {
             let _wish = board.wait_beyond(stamp.asked);
             loop {
                 let published = board.published();
@@ -337,6 +350,7 @@ impl Scene<'_> {
                 Bound::Reached(lsn) => Some(lsn.to_string()),
                 Bound::Unknown(_) => None,
             },
+            not_waiting: not_waiting.map(ToOwned::to_owned),
             waited_ms: (waited.as_secs_f64() * 1e5).round() / 100.0,
             nodes: others.map(standby).collect(),
         }
