@@ -37,6 +37,8 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     /// The block is lost through no fault of its own; the application may run it again.
     pub const SERIALIZATION_FAILURE: Self = Self(*b"40001");
+    /// `deadlock_detected`.
+    pub const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     /// A prepared statement of that name exists.
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     /// Not a statement, or not a command-line switch, that is understood.

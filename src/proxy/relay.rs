@@ -43,6 +43,8 @@ struct Incoming {
     /// Up to where everything is accounted for.
     upto: usize,
     made: Option<Growing>,
+    /// How much of `made` was not read here.
+    front: usize,
     /// Where the answer begins that is being read, as far as it is in here.
     turn: Mark,
 }
@@ -60,6 +62,7 @@ impl Incoming {
     fn at(&mut self, at: usize, pending: &mut Vec<u8>) -> &mut Growing {
         let made = self.made.get_or_insert_with(|| {
             let mut made = buffer::lend_growing();
+            self.front = pending.len();
             made.append(pending);
             made
         });
@@ -71,6 +74,13 @@ impl Incoming {
     /// An answer ends at `end`.
     fn turn_ends(&mut self, end: usize) {
         self.turn = Mark { at: end, run: self.run, made: self.made.as_ref().map(|made| made.len()) };
+    }
+
+    /// Whether anything of the answer that is being read goes to the client: replies to howdah's own messages do not.
+    fn tells(&self) -> bool {
+        let length = |made: Option<usize>, run: usize, at: usize| made.unwrap_or(self.front) + at.saturating_sub(run);
+        let made = self.made.as_ref().map(|made| made.len());
+        length(made, self.run, self.upto) > length(self.turn.made, self.turn.run, self.turn.at)
     }
 
     /// Leaves out all of the answer that is being read, up to `at`.
@@ -233,11 +243,10 @@ impl Session {
         }
         let end = HEADROOM + carried + read;
         let turn = Mark { at: HEADROOM, run: HEADROOM, made: None };
-        let mut incoming = Incoming { lent, run: HEADROOM, upto: HEADROOM, made: None, turn };
+        let mut incoming = Incoming { lent, run: HEADROOM, upto: HEADROOM, made: None, front: 0, turn };
         let scanned = self.scan(loan, server, &mut incoming, end);
         if let Some(visit) = &mut loan.visit {
-            visit.told =
-                !visit.refused && (incoming.upto > incoming.turn.at || visit.told && incoming.turn.at == HEADROOM);
+            visit.told = !visit.refused && (incoming.tells() || visit.told && incoming.turn.at == HEADROOM);
         }
         // what was understood before something went wrong is the client's all the same
         self.hand_on(incoming);
@@ -254,7 +263,7 @@ impl Session {
 
     /// Puts what was read and accounted for into the outbox.
     fn hand_on(&mut self, incoming: Incoming) {
-        let Incoming { mut lent, run, upto: at, made, turn: _ } = incoming;
+        let Incoming { mut lent, run, upto: at, made, front: _, turn: _ } = incoming;
         if let Some(mut made) = made {
             made.extend_from_slice(lent.get(run..at).unwrap_or_default());
             if !made.is_empty() {
@@ -521,6 +530,11 @@ impl Session {
         loan.trail.fail();
         if error.fatal {
             loan.fatal = Some(body.into());
+            // what a replica sends out with its last words is no answer yet
+            if loan.visit.as_ref().is_some_and(|visit| !visit.told && !visit.unkept) && server.pipeline.status() == b'I'
+            {
+                incoming.forget_turn(at, &mut self.pending);
+            }
             return Err(End::ServerLost);
         }
         if error.stale_plan {
@@ -561,6 +575,12 @@ impl Session {
         if self.depends_on(loan) {
             // its server would go on without the client's settings: PostgreSQL would not have let it in
             return Err(End::Fault(ClientError::ServerRefused(body.into())));
+        }
+        if ServerError::read(body).fatal {
+            // it had gone before; nothing was wrong with the settings
+            loan.fatal = Some(body.into());
+            incoming.forget_turn(at, &mut self.pending);
+            return Err(End::ServerLost);
         }
         let turn_ended = loan.turn_sent;
         server.pipeline.swallow_readies();

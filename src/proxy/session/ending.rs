@@ -61,7 +61,8 @@ impl Session {
     fn server_lost(&mut self, loan: &Loan, server: Box<Server>) -> Result<(), End> {
         let pipeline = &server.pipeline;
         let (status, readies, open) = (pipeline.status(), pipeline.readies(), pipeline.has_open_batch());
-        let idle = pipeline.quiet() && !open;
+        // a state prefix that waits for the client's first turn is none of it
+        let idle = pipeline.quiet() && !open || !loan.used;
         let half_told = server.is_half_told();
         {
             let (node, user, database) = (&*loan.pool.key.node, &*loan.pool.key.user, &*loan.pool.key.database);
@@ -130,6 +131,7 @@ impl Session {
         if open {
             self.outbox.append(|out| error.write(out));
             self.skip_to_sync = true;
+            self.scanned = 0;
         }
     }
 }

@@ -99,8 +99,9 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
         let data = inbox.bytes();
-        // the beginning of this turn has been sent and is not here any more
-        let mut turn_from = (self.message_left == 0 && !server.pipeline.has_open_batch()).then_some(0);
+        // else the beginning of this turn has been sent and is not here any more; a prefix that has not been sent is none
+        let begins = self.message_left == 0 && (loan.prefix.is_some() || !server.pipeline.has_open_batch());
+        let mut turn_from = begins.then_some(0);
         // a state prefix travels with the first turn
         let mut out = Outgoing { data, run: 0, made: loan.prefix.take() };
         let mut at = 0;

@@ -257,11 +257,12 @@ impl Session {
     /// Whether the next request, which begins with `data`, may be sent to the replica that is lent, behind what it is asked
     /// already.
     pub(super) fn may_follow(&self, data: &[u8], loan: &mut Loan, server: &Server) -> bool {
+        let kept = self.depends_on(loan);
         let Some(visit) = &mut loan.visit else { return true };
         if visit.all || loan.turns == 0 {
             return true; // the first has been looked at
         }
-        if visit.block || server.pipeline.status() != b'I' {
+        if visit.block || kept || server.pipeline.status() != b'I' {
             return server.pipeline.quiet(); // whether the block goes on is known once it is answered
         }
         let full = server.kept.bytes() + data.len() > self.member.profile.replay_max;

@@ -52,7 +52,7 @@ fn refusal(error: &ServerError) -> Option<Event> {
             Some(Event::Refused)
         }
         // a read at the default isolation conflicts with nothing but recovery
-        SqlState::SERIALIZATION_FAILURE => Some(Event::Conflict),
+        SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED => Some(Event::Conflict),
         _ => None,
     }
 }
