@@ -11,8 +11,9 @@
 //! A session asks: which position of the log has everything that I had seen at my stamp (era, asked)? The answer has to be a
 //! sample of the same incarnation of the primary, asked for after the stamp, or, if that incarnation is over, any sample of the
 //! next. The *line* is what makes samples comparable: the primary's name, its timeline, and the life of the monitor's
-//! connection to it. When the line changes the watcher begins an era ([`Fold::begin_era`]) before it publishes the view in which
-//! the line is another. A sample enters only if it came over the line, from the primary, and its question was
+//! connection to it. When there is another line the watcher begins an era ([`Fold::begin_era`]) before it publishes the view in
+//! which the line is that; while the old one is only broken, its samples go on to bound what was seen before, so that sessions
+//! which have written read on while the primary is away. A sample enters only if it came over the line, from the primary, and its question was
 //! numbered in the present era. Why every bound is one:
 //!
 //! 1. *Same era, sample asked later.* Both are of one line, hence of one life of the connection, hence of one incarnation of
@@ -188,9 +189,14 @@ impl Fold {
     }
 
     /// Whether the line of samples is broken, so that an era has to begin before the next view is published.
+    ///
+    /// Not while there is no primary, or while it is not connected: nothing comes over a line that is broken, and what came
+    /// over it before bounds what was seen before.
     #[must_use]
     pub(super) fn needs_era(&self) -> bool {
-        self.line() != self.era_line
+        let Some(slot) = self.primary_slot() else { return false };
+        let is_same = self.era_line.as_ref().is_some_and(|(name, ..)| *name == slot.name);
+        (slot.connected || !is_same) && self.line() != self.era_line
     }
 
     /// This era has begun; only what is asked for in it enters from now on.
@@ -307,7 +313,8 @@ impl Fold {
 
     /// The primary has answered; what it said counts if it said so to a question of this era, over its line.
     fn sample(&mut self, stamp: Stamp) {
-        let end = self.primary_slot().and_then(|slot| slot.answer.as_ref()).and_then(|answer| answer.received_lsn);
+        let slot = self.primary_slot().filter(|slot| slot.connected);
+        let end = slot.and_then(|slot| slot.answer.as_ref()).and_then(|answer| answer.received_lsn);
         let Some(lsn) = end else { return };
         self.history.add(lsn, self.now);
         if stamp.era == self.samples.era() && !self.needs_era() {

@@ -485,6 +485,8 @@ fn every_change_of_a_connection_is_another_life_without_samples_and_one_of_the_p
     cluster.observe("a", primary_on(1, 110));
     assert_eq!(cluster.view().samples.newest().map(|sample| sample.lsn), Some(Lsn(110)));
     cluster.observe("a", Observation::Disconnected);
+    assert_eq!((primary(&cluster).as_deref(), cluster.view().samples.era()), (Some("a"), era));
+    cluster.observe("a", Observation::Connected);
     assert_eq!((primary(&cluster).as_deref(), cluster.view().samples.newest()), (Some("a"), None));
     assert!(cluster.view().samples.era() > era && cluster.view().samples.era() == cluster.board.stamp().era);
     assert_eq!(fitness(&cluster, "b"), None);
@@ -499,6 +501,24 @@ fn a_node_that_is_taken_out_and_put_back_begins_a_life_that_nobody_knows() {
     assert_eq!((node(&cluster, "b").sampled, fitness(&cluster, "b")), (0, Some(Unfit::Unhealthy)));
     cluster.observe("b", standby_at(90));
     assert!(node(&cluster, "b").life > life);
+}
+
+#[test]
+fn while_the_primary_is_away_its_last_samples_bound_what_was_seen_before_them() {
+    let mut cluster = a_with_b();
+    let seen = cluster.board.stamp();
+    cluster.observe("a", primary_on(1, 110));
+    let later = cluster.board.stamp();
+    cluster.observe("a", refused());
+    cluster.observe("b", cut_off_at(110));
+    assert_eq!(primary(&cluster), None);
+    let bound = |cluster: &Cluster, stamp| cluster.view().samples.bound(stamp);
+    assert_eq!((bound(&cluster, seen), bound(&cluster, later)), (Some(Lsn(110)), None));
+    // it is back, and may have lost what it never flushed
+    cluster.observe("a", primary_on(1, 105));
+    assert_eq!((bound(&cluster, seen), bound(&cluster, later)), (None, None));
+    cluster.observe("a", primary_on(1, 105));
+    assert_eq!((bound(&cluster, seen), bound(&cluster, later)), (Some(Lsn(105)), Some(Lsn(105))));
 }
 
 #[test]
