@@ -5,9 +5,10 @@ FUZZ_SECONDS ?= 60
 CONFORMANCE_ARGS ?=
 STRESS_SECONDS ?= 300
 LEAKS_GROUP ?= 10
+ROUTING_TIMES ?= 10000
 CARGO ?= cargo
 
-.PHONY: help build demo test stress leaks negative-control lint docs bench fuzz conformance
+.PHONY: help build demo test stress leaks routing negative-control lint docs bench fuzz conformance
 .NOTPARALLEL:
 
 help:
@@ -19,7 +20,8 @@ help:
 	@echo '  make stress       never a foreign answer, for STRESS_SECONDS ($(STRESS_SECONDS)); prints its seed'
 	@echo '  make leaks        what one client sets no other sees, and it keeps itself: every setting, in every way. Minutes;'
 	@echo '                    LEAKS_GROUP=1 tries each setting alone and takes an hour'
-	@echo '  make negative-control  both against builds with known defects, which must be caught'
+	@echo '  make routing      nobody reads the past, ROUTING_TIMES ($(ROUTING_TIMES)) times at every delay, and what writing costs. Minutes'
+	@echo '  make negative-control  all of it against builds with known defects, which must be caught'
 	@echo '  make build        target/release/howdah'
 	@echo '  make lint         formatting and lints alone'
 	@echo '  make docs         writes docs/configuration.md and config/howdah.reference.toml from src/config'
@@ -50,9 +52,13 @@ leaks:
 	@scripts/need rust postgres
 	HOWDAH_LEAKS_GROUP=$(LEAKS_GROUP) $(CARGO) test --release --test it leaks::everything -- --ignored --nocapture
 
+routing:
+	@scripts/need rust postgres
+	HOWDAH_ROUTING_TIMES=$(ROUTING_TIMES) $(CARGO) test --release --test it consistency::long -- --ignored --nocapture
+
 negative-control:
 	@scripts/need rust postgres
-	$(CARGO) test --test it -- foreign::a_build leaks::a_build --ignored --test-threads=1 --nocapture
+	$(CARGO) test --test it -- foreign::a_build leaks::a_build consistency::a_build --ignored --test-threads=1 --nocapture
 
 lint:
 	@scripts/need rust lint

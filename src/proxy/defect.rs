@@ -10,12 +10,15 @@ pub enum Defect {
     EarlyRelease,
     /// A server is not reset between two clients.
     NoReset,
+    /// What a session has seen is bounded by the sample before the right one.
+    EarlyStamp,
 }
 
 /// Whether this process has it.
 pub fn has(defect: Defect) -> bool {
     static CHOSEN: LazyLock<Defect> = LazyLock::new(|| match std::env::var("HOWDAH_DEFECT").as_deref() {
         Ok("no-reset") => Defect::NoReset,
+        Ok("early-stamp") => Defect::EarlyStamp,
         _ => Defect::EarlyRelease,
     });
     *CHOSEN == defect

@@ -102,6 +102,14 @@ impl Samples {
         let at = self.recent.partition_point(|sample| sample.number <= after);
         self.recent.get(at).map(|sample| sample.lsn)
     }
+
+    /// The defect of a build with known ones: the sample before the one that bounds.
+    #[cfg(feature = "negative-control")]
+    #[must_use]
+    pub fn early_bound(&self, stamp: Stamp) -> Option<Lsn> {
+        let at = self.recent.partition_point(|sample| sample.number <= stamp.asked);
+        self.recent.get(at.saturating_sub(1)).map(|sample| sample.lsn)
+    }
 }
 
 #[cfg(test)]

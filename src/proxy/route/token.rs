@@ -75,7 +75,7 @@ impl Token {
     pub fn bound(&self, view: &ClusterView) -> Bound {
         match self.stamp {
             None => Bound::Reached(Lsn(0)),
-            Some(stamp) => match view.samples.bound(stamp) {
+            Some(stamp) => match bound_of(view, stamp) {
                 Some(lsn) => Bound::Reached(lsn),
                 None => Bound::Unknown(stamp.asked),
             },
@@ -116,6 +116,15 @@ impl Token {
     pub fn is_at_home(&self, node: &NodeView) -> bool {
         self.home.as_ref().is_some_and(|home| *home.node == *node.name && home.life == node.life)
     }
+}
+
+/// How far a standby must be to have all that had been seen at `stamp`.
+fn bound_of(view: &ClusterView, stamp: Stamp) -> Option<Lsn> {
+    #[cfg(feature = "negative-control")]
+    if crate::proxy::defect::has(crate::proxy::defect::Defect::EarlyStamp) {
+        return view.samples.early_bound(stamp); // the defect: what was seen is not in it
+    }
+    view.samples.bound(stamp)
 }
 
 /// Whether a standby has replayed everything up to a bound.
