@@ -19,6 +19,8 @@ pub enum Load {
     Logins(usize),
     /// So many clients that have asked once.
     Idle(usize),
+    /// pgbench where reads go to a standby, and where the same howdah sends all to the primary.
+    Routed { arguments: &'static [&'static str], script: Option<&'static str>, traced: bool },
     /// pgbench under strace.
     SystemCalls { arguments: &'static [&'static str], script: Option<&'static str> },
 }
@@ -134,6 +136,9 @@ impl Cell {
             state("state-do", "DO and SELECT 1: asked for everything, and swept", ["", ""], "do.sql"),
             cell("calls-prepared16", "system calls, prepared", calls(PREPARED, None), 16, 8, Door::Scram),
         ]
+        .into_iter()
+        .chain(crate::routed::cells())
+        .collect()
     }
 
     /// The poolers of this cell; the first is what the others are compared with.
@@ -144,6 +149,9 @@ impl Cell {
         let mut peers = Vec::new();
         if self.name == "unix16" {
             return vec![Peer::howdah(bed, door, servers, 1), Peer::howdah_by_socket(bed, door, servers)];
+        }
+        if let Load::Routed { .. } = self.load {
+            return crate::routed::peers(bed, servers, if self.clients > 16 { 2 } else { 1 });
         }
         if matches!(self.load, Load::State { .. }) {
             return vec![Peer::howdah(bed, door, servers, 1)];
@@ -172,7 +180,7 @@ impl Cell {
 pub fn run(bed: &Bed<'_>, cell: &Cell, rounds: usize, during: Duration) -> Vec<Row> {
     let peers = cell.peers(bed);
     let mut rows: Vec<_> = peers.iter().map(|peer| Row { peer: peer.name.clone(), rounds: Vec::new() }).collect();
-    let rounds = if matches!(cell.load, Load::Idle(_) | Load::SystemCalls { .. }) { 1 } else { rounds };
+    let rounds = if matches!(cell.load, Load::Idle(_) | Load::SystemCalls { .. } | Load::Routed { traced: true, .. }) { 1 } else { rounds };
     for round in 0..rounds {
         // whoever goes first in a round pays for cold caches: take turns
         for turn in 0..peers.len() {
@@ -186,6 +194,7 @@ pub fn run(bed: &Bed<'_>, cell: &Cell, rounds: usize, during: Duration) -> Vec<R
 fn play(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration) -> Figures {
     match &cell.load {
         Load::Pgbench { arguments, script } => pgbench(bed, cell, peer, during, arguments, *script, false),
+        Load::Routed { arguments, script, traced } => pgbench(bed, cell, peer, during, arguments, *script, *traced),
         Load::State { options, script } => state(bed, cell, peer, during, options, script),
         Load::Churn => churn(bed, cell, peer, during),
         Load::Logins(count) => logins(peer, *count),
@@ -226,8 +235,8 @@ fn state(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration, options: &[&
     }
     let _ = measure::latencies(&bed.directory, &prefix, cell.clients); // takes the logs away
     Figures(BTreeMap::from([
-        ("CPU µs/tx", cpu.total() * 1_000.0 / transactions),
-        ("PG CPU µs/tx", server_cpu.total() * 1_000.0 / transactions),
+        ("CPU µs/tx", cpu.total * 1_000.0 / transactions),
+        ("PG CPU µs/tx", server_cpu.total * 1_000.0 / transactions),
     ]))
 }
 
@@ -246,8 +255,10 @@ fn pgbench(
     if let Some(script) = script {
         command.args(["-f", script]);
     }
-    let servers =
-        || -> Vec<u32> { bed.node.processes().iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()).collect() };
+    let servers = || -> Vec<u32> {
+        let all = bed.nodes.iter().flat_map(|node| node.processes());
+        all.map(|pid| pid.as_raw_nonzero().get().unsigned_abs()).collect()
+    };
     let child = command.arg(DATABASE).spawn().unwrap();
     // logins are another cell's: measure from when they are over to before the end
     std::thread::sleep(Duration::from_millis(700));
@@ -272,16 +283,16 @@ fn pgbench(
         return Figures(figures);
     }
     figures.insert("tx/s", transactions / window.as_secs_f64());
-    figures.insert("CPU µs/tx", cpu.total() * 1_000.0 / transactions);
+    figures.insert("CPU µs/tx", cpu.total * 1_000.0 / transactions);
     figures.insert("user µs/tx", cpu.user * 1_000.0 / transactions);
-    figures.insert("PG CPU µs/tx", server_cpu.total() * 1_000.0 / transactions);
+    figures.insert("PG CPU µs/tx", server_cpu.total * 1_000.0 / transactions);
     figures.insert("p50 ms", p50_ms);
     figures.insert("p99 ms", p99_ms);
     figures.insert("max ms", max_ms);
     figures.insert("least share", least_share);
     if cell.name == "large" {
         // a row: 7 bytes of header and count, 4 of length, 100 of data
-        figures.insert("CPU s/GB", cpu.total() / 1_000.0 / (transactions * 10_000.0 * 111.0 / 1e9));
+        figures.insert("CPU s/GB", cpu.total / 1_000.0 / (transactions * 10_000.0 * 111.0 / 1e9));
     }
     Figures(figures)
 }
@@ -307,7 +318,7 @@ fn churn(bed: &Bed<'_>, cell: &Cell, peer: &Peer, during: Duration) -> Figures {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let done = text.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
     let done: f64 = done.and_then(|n| n.split('/').next()?.trim().parse().ok()).expect("a count of transactions");
-    Figures(BTreeMap::from([("CPU ms/login", cpu.total() / done), ("logins/s", done / during.as_secs_f64())]))
+    Figures(BTreeMap::from([("CPU ms/login", cpu.total / done), ("logins/s", done / during.as_secs_f64())]))
 }
 
 /// A message from a pooler: its tag and body.
@@ -368,7 +379,7 @@ fn logins(peer: &Peer, count: usize) -> Figures {
     }
     let cpu = Cpu::of(peer.pid()).since(before);
     let count = count as f64;
-    Figures(BTreeMap::from([("CPU ms/login", cpu.total() / count), ("user ms/login", cpu.user / count)]))
+    Figures(BTreeMap::from([("CPU ms/login", cpu.total / count), ("user ms/login", cpu.user / count)]))
 }
 
 fn idle(peer: &Peer, clients: usize) -> Figures {
@@ -405,11 +416,11 @@ fn idle(peer: &Peer, clients: usize) -> Figures {
         until_ready(&mut stream);
         held.push(stream);
     }
-    let login = Cpu::of(peer.pid()).since(before).total() / clients as f64;
+    let login = Cpu::of(peer.pid()).since(before).total / clients as f64;
     let full = measure::memory_kib(peer.pid(), "Pss:");
     let resting = Cpu::of(peer.pid());
     std::thread::sleep(Duration::from_secs(10));
-    let rest = Cpu::of(peer.pid()).since(resting).total() / 10_000.0 * 100.0;
+    let rest = Cpu::of(peer.pid()).since(resting).total / 10_000.0 * 100.0;
     Figures(BTreeMap::from([
         ("KiB/client", (full - empty) / clients as f64),
         ("CPU ms/login+query", login),

@@ -10,12 +10,13 @@ mod cells;
 mod measure;
 mod peers;
 mod report;
+mod routed;
 
 use std::time::Duration;
 
 use howdah::demo::postgres::LocalCluster;
 
-use crate::cells::Cell;
+use crate::cells::{Cell, Load};
 use crate::peers::Bed;
 
 fn main() {
@@ -37,8 +38,11 @@ fn main() {
         Cell::all().iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(" ")
     );
 
-    let cluster = LocalCluster::builder()
-        .primary("a")
+    let mut cluster = LocalCluster::builder().primary("a");
+    if cells.iter().any(|cell| matches!(cell.load, Load::Routed { .. })) {
+        cluster = cluster.standby(routed::STANDBY);
+    }
+    let cluster = cluster
         .setting("max_connections", "100")
         .setting("shared_buffers", "256MB")
         .setting("ssl", "off")

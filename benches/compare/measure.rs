@@ -8,8 +8,9 @@ use std::time::Duration;
 /// CPU a process has used so far, in milliseconds.
 #[derive(Clone, Copy, Default)]
 pub struct Cpu {
+    pub total: f64,
+    /// Of it, by which side each tick of the clock has met: coarse.
     pub user: f64,
-    pub kernel: f64,
 }
 
 impl Cpu {
@@ -17,22 +18,29 @@ impl Cpu {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return Self::default() };
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ms = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0) * 10.0;
-        Self { user: ms(11), kernel: ms(12) }
+        Self { total: exact_ms(pid).unwrap_or(ms(11) + ms(12)), user: ms(11) }
     }
 
     pub fn of_all(pids: &[u32]) -> Self {
         pids.iter()
             .map(|pid| Self::of(*pid))
-            .fold(Self::default(), |sum, one| Self { user: sum.user + one.user, kernel: sum.kernel + one.kernel })
+            .fold(Self::default(), |sum, one| Self { user: sum.user + one.user, total: sum.total + one.total })
     }
 
     pub fn since(self, before: Self) -> Self {
-        Self { user: self.user - before.user, kernel: self.kernel - before.kernel }
+        Self { user: self.user - before.user, total: self.total - before.total }
     }
+}
 
-    pub fn total(self) -> f64 {
-        self.user + self.kernel
+/// What the scheduler has counted, over all threads, where the kernel tells.
+fn exact_ms(pid: u32) -> Option<f64> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let mut ns = 0.0;
+    for thread in threads.flatten() {
+        let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        ns += stat.split(' ').next()?.parse::<f64>().ok()?;
     }
+    (ns > 0.0).then_some(ns / 1e6)
 }
 
 /// A line of `/proc/PID/smaps_rollup`, in KiB.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use howdah::demo::ports::free_port;
@@ -23,6 +24,8 @@ pub enum Door {
 /// The database under test and what the poolers need beside it.
 pub struct Bed<'a> {
     pub node: &'a Node,
+    /// It and its standbys.
+    pub nodes: &'a [Node],
     pub directory: PathBuf,
     pub pgbouncer: PathBuf,
 }
@@ -52,13 +55,14 @@ impl<'a> Bed<'a> {
             ("set.sql", "set work_mem = '5MB';\nselect 1;\n"),
             ("set-local.sql", "begin;\nset local work_mem = '5MB';\nselect 1;\ncommit;\n"),
             ("set-block.sql", "begin;\nset work_mem = '5MB';\nselect 1;\ncommit;\n"),
+            ("mixed.sql", crate::routed::MIXED),
             ("do.sql", "do $$ begin end $$;\nselect 1;\n"),
         ] {
             std::fs::write(directory.join(name), script).unwrap();
         }
         let pgbouncer = std::env::var_os("PGBOUNCER").map_or_else(|| "/usr/sbin/pgbouncer".into(), PathBuf::from);
         assert!(pgbouncer.exists(), "{} is missing: apt-get install pgbouncer, or set PGBOUNCER", pgbouncer.display());
-        Self { node, directory, pgbouncer }
+        Self { node, nodes: cluster.nodes(), directory, pgbouncer }
     }
 
     pub fn describe(&self) -> String {
@@ -94,12 +98,20 @@ pub fn client(program: &str, node: &Node, port: u16) -> Command {
 pub struct Peer {
     pub name: String,
     pub port: u16,
-    pub child: Child,
+    process: Rc<Process>,
 }
+
+/// Ends with the last of its peers.
+struct Process(Child);
 
 impl Peer {
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.0.id()
+    }
+
+    /// The same process by another of its ports.
+    pub fn beside(&self, name: &str, port: u16) -> Self {
+        Self { name: name.to_owned(), port, process: Rc::clone(&self.process) }
     }
 
     /// howdah with so many workers.
@@ -134,10 +146,15 @@ impl Peer {
              [[clusters.main.nodes]]\nname = \"a\"\nhost = \"{host}\"\nport = {server_port}\n{server_tls}\n\
              [databases.\"*\"]\ncluster = \"main\"\n[http]\naddress = \"off\"\n[log]\nlevel = \"warn\"\n"
         );
+        Self::serve(bed, name, port, &config)
+    }
+
+    /// howdah with this configuration, which listens on `port`.
+    pub fn serve(bed: &Bed<'_>, name: String, port: u16, config: &str) -> Self {
         let path = bed.directory.join(format!("howdah-{port}.toml"));
         std::fs::write(&path, config).unwrap();
         let child = Command::new(howdah()).arg("serve").arg("-c").arg(&path).spawn().unwrap();
-        Self { name, port, child }.ready()
+        Self::ready(name, port, child)
     }
 
     /// PgBouncer, with its own packet buffer or a larger one.
@@ -166,23 +183,24 @@ impl Peer {
         let mut command = bed.node.command(bed.pgbouncer.to_str().unwrap());
         let child = command.arg("-q").arg(&path).stdin(Stdio::null()).spawn().unwrap();
         let name = if pkt_buf == 4096 { "pgbouncer".to_owned() } else { format!("pgbouncer, pkt_buf {pkt_buf}") };
-        Self { name, port, child }.ready()
+        Self::ready(name, port, child)
     }
 
-    fn ready(mut self) -> Self {
+    fn ready(name: String, port: u16, child: Child) -> Self {
+        let mut process = Process(child);
         let until = Instant::now() + Duration::from_secs(20);
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(self.child.try_wait().unwrap().is_none(), "{} ended at once", self.name);
-            assert!(Instant::now() < until, "{} does not listen", self.name);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(process.0.try_wait().unwrap().is_none(), "{name} ended at once");
+            assert!(Instant::now() < until, "{name} does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
-        self
+        Self { name, port, process: Rc::new(process) }
     }
 }
 
-impl Drop for Peer {
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
