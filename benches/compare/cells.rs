@@ -180,7 +180,11 @@ impl Cell {
 pub fn run(bed: &Bed<'_>, cell: &Cell, rounds: usize, during: Duration) -> Vec<Row> {
     let peers = cell.peers(bed);
     let mut rows: Vec<_> = peers.iter().map(|peer| Row { peer: peer.name.clone(), rounds: Vec::new() }).collect();
-    let rounds = if matches!(cell.load, Load::Idle(_) | Load::SystemCalls { .. } | Load::Routed { traced: true, .. }) { 1 } else { rounds };
+    let rounds = if matches!(cell.load, Load::Idle(_) | Load::SystemCalls { .. } | Load::Routed { traced: true, .. }) {
+        1
+    } else {
+        rounds
+    };
     for round in 0..rounds {
         // whoever goes first in a round pays for cold caches: take turns
         for turn in 0..peers.len() {

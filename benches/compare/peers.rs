@@ -72,12 +72,13 @@ impl<'a> Bed<'a> {
         };
         let server = self.node.sql("select version()").unwrap().cell().unwrap_or_default().to_owned();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        format!("{}\n{}\n{server}\n{cores} cores", version(Path::new(howdah())), version(&self.pgbouncer))
+        format!("{}\n{}\n{server}\n{cores} cores", version(&howdah()), version(&self.pgbouncer))
     }
 }
 
-pub const fn howdah() -> &'static str {
-    env!("CARGO_BIN_EXE_howdah")
+/// The one that was built along, or `HOWDAH=path`.
+pub fn howdah() -> PathBuf {
+    std::env::var_os("HOWDAH").map_or_else(|| env!("CARGO_BIN_EXE_howdah").into(), PathBuf::from)
 }
 
 /// A client program of PostgreSQL, pointed at a port.

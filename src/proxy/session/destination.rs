@@ -23,7 +23,7 @@ use crate::proxy::route::counters::Event;
 use crate::proxy::route::lens::Lists;
 use crate::proxy::route::standbys::{Residence, Standbys};
 use crate::proxy::route::token::{Bound, Done, Token, has, is_fit};
-use crate::topology::{ClusterView, NodeName, NodeView};
+use crate::topology::{ClusterView, Era, NodeName, NodeView};
 
 /// After so many reads a session looks whether others have fewer sessions than its home.
 const READS_AT_HOME: u32 = 64;
@@ -85,6 +85,17 @@ pub struct Replicas {
     avoided: u64,
 }
 
+/// A read finds no replica that is fresh enough.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    /// The era in which that was so.
+    era: Era,
+    /// Beyond which number a sample is wanted.
+    beyond: u64,
+    /// How long it waits; `None` when it does not.
+    patience: Option<Duration>,
+}
+
 #[derive(Debug)]
 struct Replica {
     name: NodeName,
@@ -92,6 +103,12 @@ struct Replica {
     /// Sessions that are at home there.
     sessions: Arc<AtomicU64>,
     pool: Arc<Pool>,
+}
+
+impl Replica {
+    fn as_candidate(&self, index: usize) -> Candidate {
+        Candidate { index, weight: self.weight, sessions: self.sessions.load(Ordering::Relaxed) }
+    }
 }
 
 impl Replicas {
@@ -103,21 +120,44 @@ impl Replicas {
         index < 64 && self.avoided & 1 << index != 0
     }
 
-    /// Standbys that may be read from: its home, and those with all the session has seen.
-    fn candidates(&self, view: &ClusterView, bound: Bound, now_ms: u64) -> Vec<Candidate> {
-        let home = self.token.home(self.consistency, view);
-        let is_home = |node: &NodeView| home.is_some_and(|home| home.name == node.name);
-        let able = |(index, replica): (usize, &Replica)| {
-            let node = view.node(&replica.name)?;
-            let able = is_fit(node, view) && (is_home(node) || has(node, bound)) && !self.is_avoided(index);
-            let sessions = replica.sessions.load(Ordering::Relaxed);
-            (able && !replica.pool.has_failed_lately(now_ms)).then_some(Candidate {
-                index,
-                weight: replica.weight,
-                sessions,
-            })
+    /// A standby, if it may be read from: the session's home, or one with all it has seen.
+    fn candidate(&self, index: usize, view: &ClusterView, now_ms: u64) -> Option<Candidate> {
+        let replica = self.nodes.get(index)?;
+        let node = view.node(&replica.name)?;
+        let is_home = || self.token.home(self.consistency, view).is_some_and(|home| home.name == node.name);
+        let able = is_fit(node, view) && !self.is_avoided(index) && (has(node, self.token.bound(view)) || is_home());
+        (able && !replica.pool.has_failed_lately(now_ms)).then(|| replica.as_candidate(index))
+    }
+
+    /// All of them.
+    fn candidates(&self, view: &ClusterView, now_ms: u64) -> Vec<Candidate> {
+        (0..self.nodes.len()).filter_map(|index| self.candidate(index, view, now_ms)).collect()
+    }
+
+    /// Its home, if it need not look around.
+    fn home(&mut self) -> Option<Visited> {
+        if self.reads >= READS_AT_HOME {
+            return None;
+        }
+        let view = self.standbys.board.view();
+        let home = self.token.home(self.consistency, &view)?;
+        let index = self.index_of(home).filter(|index| !self.is_avoided(*index))?;
+        self.reads += 1;
+        Some(Visited { index, life: home.life })
+    }
+
+    /// Its home, if no other replica has clearly fewer sessions, however far it is.
+    fn best_home(&self, view: &ClusterView, now_ms: u64) -> Option<Visited> {
+        let home = self.token.home(self.consistency, view)?;
+        let index = self.index_of(home)?;
+        let stays = self.candidate(index, view, now_ms)?;
+        let is_better = |(other, replica): (usize, &Replica)| {
+            other != index
+                && choice::is_worth_moving(stays, replica.as_candidate(other))
+                && view.node(&replica.name).is_some_and(|node| is_fit(node, view))
         };
-        self.nodes.iter().enumerate().filter_map(able).collect()
+        let better = self.nodes.iter().enumerate().any(is_better);
+        (!better).then_some(Visited { index, life: home.life })
     }
 
     /// Which of them; the one where the session is at home, or was, unless another has clearly fewer sessions.
@@ -136,20 +176,18 @@ impl Replicas {
     }
 
     /// Where to read now, if there is a replica that is fresh enough.
-    fn choose(&mut self, now_ms: u64) -> Option<(Visited, bool)> {
-        let standbys = Arc::clone(&self.standbys);
+    fn choose(&mut self, now_ms: impl FnOnce() -> u64) -> Option<(Visited, bool)> {
+        if let Some(visited) = self.home() {
+            return Some((visited, false)); // nearly always: no clock, no memory, nothing that others write
+        }
+        let (standbys, now_ms) = (Arc::clone(&self.standbys), now_ms());
         let view = standbys.board.view();
-        if let Some(home) = self.token.home(self.consistency, &view)
-            && let Some(index) = self.index_of(home)
-            && !self.is_avoided(index)
-            && self.reads < READS_AT_HOME
-        {
-            self.reads += 1;
-            return Some((Visited { index, life: home.life }, false));
+        self.reads = 0;
+        if let Some(visited) = self.best_home(&view, now_ms) {
+            return Some((visited, false));
         }
         let is_home = |replica: &Replica| view.node(&replica.name).is_some_and(|node| self.token.is_at_home(node));
-        self.reads = 0;
-        let candidates = self.candidates(&view, self.token.bound(&view), now_ms);
+        let candidates = self.candidates(&view, now_ms);
         let Some(picked) = self.pick(&candidates) else {
             // nobody else has all it has seen; its home is as good as before
             let home = self.token.home(self.consistency, &view)?;
@@ -167,6 +205,20 @@ impl Replicas {
             replica.pool.set_retired(false); // it may have been unfit until now
         }
         Some((Visited { index: picked.index, life: node.life }, moved))
+    }
+
+    /// Whether to wait for one that is fresh enough; `None` when none may be read from at all.
+    fn wait(&self, now_ms: u64) -> Option<Wait> {
+        let view = self.standbys.board.view();
+        let fit = view.nodes.iter().filter(|node| is_fit(node, &view));
+        let furthest = fit.map(|node| node.replayed_lsn.unwrap_or_default()).max()?;
+        let era = view.samples.era();
+        let patience = self.fresh_wait.filter(|_| self.standbys.is_worth_waiting(era, furthest, now_ms));
+        let beyond = match self.token.bound(&view) {
+            Bound::Unknown(number) => number,
+            Bound::Reached(_) => 0,
+        };
+        Some(Wait { era, beyond, patience })
     }
 
     /// The first replica that answers at all, whatever the session has seen.
@@ -217,12 +269,12 @@ impl Replicas {
 impl Session {
     /// Looks up where the session belongs, if the configuration or the topology has changed since it last did.
     pub(super) fn find_pools(&mut self) -> Result<(), End> {
-        let shared = Arc::clone(&self.worker.shared);
+        let shared = &self.worker.shared;
         let (version, generation) = (shared.board.version(), shared.generation());
         if self.member.version == version && self.member.generation == generation {
             return Ok(());
         }
-        let member = &mut self.member;
+        let (shared, member) = (Arc::clone(shared), &mut self.member);
         let running = shared.running();
         if member.generation != generation {
             let Some(profile) = running.config.profile(&member.database, &member.user) else {
@@ -305,60 +357,52 @@ impl Session {
 
     /// A replica with all that the session has seen; waits for one where that may help.
     async fn fresh_replica(&mut self) -> Option<Visited> {
-        let now_ms = self.worker.shared.now_ms();
-        match self.member.replicas.as_mut()?.choose(now_ms) {
-            Some((visited, moved)) => {
-                if moved {
-                    self.count(Event::Moved);
-                }
-                Some(visited)
+        let worker = &self.worker;
+        if let Some((visited, moved)) = self.member.replicas.as_mut()?.choose(|| worker.shared.now_ms()) {
+            if moved {
+                self.count(Event::Moved);
             }
-            // rare, and its own memory: the session's future is as large as the largest it may wait for
-            None => Box::pin(self.freshened_replica()).await,
+            return Some(visited);
         }
+        let wait = match self.member.replicas.as_ref()?.wait(self.worker.shared.now_ms()) {
+            Some(wait) => wait,
+            None => {
+                self.count(Event::NoReplica);
+                return None;
+            }
+        };
+        let found = match wait.patience {
+            // rare, and its own memory: the session's future is as large as the largest it may wait for
+            Some(patience) => Box::pin(self.freshened_replica(patience, wait)).await,
+            None => None,
+        };
+        self.count(if found.is_some() { Event::WaitHelped } else { Event::NotFresh });
+        found
     }
 
-    /// Waits for a replica, if that is worth while.
-    async fn freshened_replica(&mut self) -> Option<Visited> {
+    /// Waits for a replica.
+    async fn freshened_replica(&mut self, patience: Duration, wait: Wait) -> Option<Visited> {
         let shared = Arc::clone(&self.worker.shared);
         let replicas = self.member.replicas.as_mut()?;
         let standbys = Arc::clone(&replicas.standbys);
-        let (era, furthest, beyond) = {
-            let view = standbys.board.view();
-            let fit = view.nodes.iter().filter(|node| is_fit(node, &view));
-            let Some(furthest) = fit.map(|node| node.replayed_lsn.unwrap_or_default()).max() else {
-                self.count(Event::NoReplica);
-                return None;
-            };
-            let beyond = match replicas.token.bound(&view) {
-                Bound::Unknown(number) => number,
-                Bound::Reached(_) => 0,
-            };
-            (view.samples.era(), furthest, beyond)
+        let _wish = standbys.board.wait_beyond(wait.beyond);
+        let deadline = tokio::time::Instant::now() + patience;
+        let found = loop {
+            let published = standbys.board.published();
+            let found = replicas.choose(|| shared.now_ms());
+            if found.is_some() || tokio::time::timeout_at(deadline, published).await.is_err() {
+                break found;
+            }
         };
-        let patience = replicas.fresh_wait.filter(|_| standbys.is_worth_waiting(era, furthest, shared.now_ms()));
-        let mut found = None;
-        if let Some(patience) = patience {
-            let _wish = standbys.board.wait_beyond(beyond);
-            let deadline = tokio::time::Instant::now() + patience;
-            loop {
-                let published = standbys.board.published();
-                found = replicas.choose(shared.now_ms());
-                if found.is_some() || tokio::time::timeout_at(deadline, published).await.is_err() {
-                    break;
-                }
+        if found.is_none() {
+            let view = standbys.board.view();
+            let now_ms = shared.now_ms();
+            match replicas.token.bound(&view) {
+                Bound::Reached(lsn) => standbys.was_in_vain(view.samples.era(), lsn, now_ms + NOT_REACHED_MS),
+                Bound::Unknown(_) => standbys.was_in_vain(wait.era, Lsn(u64::MAX), now_ms + NO_SAMPLE_MS),
             }
-            if found.is_none() {
-                let view = standbys.board.view();
-                let now_ms = shared.now_ms();
-                match replicas.token.bound(&view) {
-                    Bound::Reached(lsn) => standbys.was_in_vain(view.samples.era(), lsn, now_ms + NOT_REACHED_MS),
-                    Bound::Unknown(_) => standbys.was_in_vain(era, Lsn(u64::MAX), now_ms + NO_SAMPLE_MS),
-                }
-            }
-            self.count(Event::Waited);
         }
-        self.count(if found.is_some() { Event::WaitHelped } else { Event::NotFresh });
+        self.count(Event::Waited);
         found.map(|(visited, _)| visited)
     }
 }

@@ -19,7 +19,6 @@ use crate::proxy::route::counters::Event;
 use crate::proxy::route::lens::Lens;
 use crate::proxy::route::token::Done;
 use crate::proxy::server::Server;
-use crate::proxy::statements::Statement;
 use crate::sql::analysis::Analysis;
 use crate::sql::begin::Access;
 use crate::sql::class::{Class, Reason, Verdict};
@@ -87,8 +86,8 @@ impl Mood {
 #[derive(Default)]
 struct Batch<'a> {
     verdict: Option<Verdict>,
-    /// Parsed in it: not known under its name before it is sent.
-    parsed: Option<(&'a [u8], Arc<Statement>)>,
+    /// Parsed in it, and what it is: not known under its name before it is sent.
+    parsed: Option<(&'a [u8], Verdict)>,
 }
 
 impl Batch<'_> {
@@ -158,7 +157,7 @@ impl Session {
                     Some((name, definition)) => {
                         let statement = self.worker.statements.statement(&self.worker.shared.statements, definition);
                         let verdict = self.judge(statement.analysis(&self.worker.classes));
-                        batch.parsed = Some((name, statement));
+                        batch.parsed = Some((name, verdict));
                         batch.add(verdict)
                     }
                     None => return Some(Verdict::unknown(Reason::NotText)),
@@ -193,10 +192,10 @@ impl Session {
 
     /// What the statement is that a message names.
     fn judge_named(&self, name: &[u8], batch: &Batch<'_>) -> Verdict {
-        if let Some((parsed, statement)) = &batch.parsed
-            && *parsed == name
+        if let Some((parsed, verdict)) = batch.parsed
+            && parsed == name
         {
-            return self.judge(statement.analysis(&self.worker.classes));
+            return verdict;
         }
         let unnamed;
         let statement = match name {
