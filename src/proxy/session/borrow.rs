@@ -30,7 +30,6 @@ impl Session {
     /// Borrows a server and brings it to the client's state, waiting `query_wait` at most.
     pub(super) async fn borrow(&mut self, need: Need) -> Result<Loan, End> {
         self.deadlines.end_wait();
-        let mut waited = false;
         let (pool, replica, server) = loop {
             let Destination { pool, replica } = match self.destination(need).await {
                 Ok(destination) => destination,
@@ -44,7 +43,6 @@ impl Session {
                 Lent::Server(server) => server,
                 Lent::Full => return Err(ClientError::TooManyWaiting.into()),
                 Lent::Queued(ticket) => {
-                    waited = true;
                     self.deadlines.reserve = pool.reserve_due_ms(self.worker.shared.now_us());
                     self.begin_wait();
                     match poll_fn(|cx| self.poll_grant(&pool, cx)).await {
@@ -65,10 +63,8 @@ impl Session {
             };
             let startup = if self.is_session_mode() { &self.startup } else { &self.worker.shared.neutral };
             if !Arc::ptr_eq(&server.startup, startup) {
-                waited = true;
                 server = self.log_in_anew(&pool, server, Arc::clone(startup)).await?;
             } else if pool.wants_check(&server) {
-                waited = true;
                 let checked = self.check(&pool, &mut server).await;
                 if checked != Ok(true) {
                     pool.discard(&self.worker, server);
@@ -76,9 +72,8 @@ impl Session {
                     continue;
                 }
             }
-            // while it waited here the node may have restarted, further back than what it was chosen for
-            if waited
-                && let (Some(visited), Some(replicas)) = (replica, &self.member.replicas)
+            // the node may have restarted meanwhile, further back than what it was chosen for
+            if let (Some(visited), Some(replicas)) = (replica, &self.member.replicas)
                 && !replicas.is_same_life(visited)
             {
                 pool.give_back(&self.worker, server);
