@@ -172,7 +172,7 @@ pub fn line(frame: &Frame<'_>) -> String {
     if let Some(error) = tally.last_error.as_ref().filter(|_| tally.period_errors > 0) {
         let _ = write!(text, " ({error})");
     }
-    let _ = write!(text, "  {}  stale {}", reads_and_writes(frame), tally.stale);
+    let _ = write!(text, "  {}  stale {} of {}", reads_and_writes(frame), tally.stale, tally.own);
     match frame.status {
         Ok(_) => {
             if frame.flow.asked_again > 0 {
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(
             line,
             "   7 s     1000 tx/s  p50 1.23 ms  p99 1.23 ms  errors 0  reads 980/s (99.7 % on standbys)  writes 20/s  \
-             stale 0  a=primary 0/s  b=standby 0/s (20 kB, 12 ms)  c=down 0/s"
+             stale 0 of 7  a=primary 0/s  b=standby 0/s (20 kB, 12 ms)  c=down 0/s"
         );
     }
 
