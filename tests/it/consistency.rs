@@ -209,19 +209,17 @@ fn each_consistency_does_what_it_says(stage: &Stage) {
     // it may go backward, and does: what zero means in the test below
     let backward = |howdah: &Howdah| {
         let (mut session, mut writer) = (Session::new(howdah, &stage.tenant), Session::new(howdah, &stage.tenant));
-        let mut tally = Tally::default();
         for _ in 0..4 {
             // until a standby has this it reads on the primary, and then on the standby
             session.run("INSERT INTO filler VALUES ('x')");
             let until = Instant::now() + Duration::from_millis(900);
             while Instant::now() < until {
                 writer.run("UPDATE counter SET v = v + 1");
-                let (value, on_replica) = session.counter("");
-                tally.count_counter(value, on_replica, &mut session.seen);
+                session.read_counter(Protocol::Simple, "");
                 thread::sleep(Duration::from_millis(2));
             }
         }
-        tally
+        session.tally
     };
     let (own, session) = (backward(&own), backward(&stage.howdah));
     println!("the counter behind own writes: own-writes {own}; session {session}");
@@ -264,7 +262,7 @@ fn read_a_counter(stage: &Stage, seconds: u64) -> Tally {
                         thread::sleep(Duration::from_millis(20));
                     }
                     _ => {
-                        let now = session.reads;
+                        let now = session.tally.reads;
                         let hint = if at == 2 && now % 5 == 0 { "/* howdah: primary */ " } else { "" };
                         if at == 3 && now % 20 == 0 {
                             session.run("UPDATE counter SET v = v + 1");
