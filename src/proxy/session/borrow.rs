@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::deadlines::{after, is_over};
-use super::destination::{Destination, Need, Visited};
+use super::destination::{Destination, Need};
+use super::replicas::Visited;
 use super::run::End;
 use super::settings::Settings;
 use super::visit::Visit;

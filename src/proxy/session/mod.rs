@@ -1,7 +1,7 @@
 //! A client's session: what it owns, and the loop of its life.
 //!
 //! - [`run`]: the loop: read a request, borrow a server, relay, give it back
-//! - [`destination`]: which node a request goes to
+//! - [`destination`]: which node a request goes to; [`replicas`]: what it has seen, and which of them it reads from
 //! - [`borrow`]: getting a server, with a bound; [`ending`]: when either side goes away
 //! - [`inbox`], [`outbox`]: bytes on their way
 //! - [`turn`]: what a request is, for routing; [`visit`]: a replica's server, and what is asked again when it fails
@@ -22,6 +22,7 @@ pub mod lost;
 pub mod naming;
 pub mod notice;
 pub mod outbox;
+pub mod replicas;
 pub mod request;
 pub mod run;
 pub mod settings;
@@ -36,10 +37,11 @@ use std::sync::Arc;
 
 use self::again::Again;
 use self::deadlines::Deadlines;
-use self::destination::{Need, Replicas};
+use self::destination::Need;
 use self::inbox::Inbox;
 use self::lost::LostBlock;
 use self::outbox::Outbox;
+use self::replicas::Replicas;
 use self::settings::{Reported, Settings};
 use self::statements::ClientStatements;
 use self::trail::Trail;

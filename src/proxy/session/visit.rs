@@ -4,8 +4,9 @@
 //! Outside a block nobody can tell a read that was asked twice from one that was asked once, as long as nothing of the first
 //! answer has been passed on. Inside one its earlier answers have been: such a block is lost with its server (`lost.rs`).
 
-use super::destination::{Need, Visited};
+use super::destination::Need;
 use super::inbox::Inbox;
+use super::replicas::Visited;
 use super::{Loan, Session};
 use crate::pg::SqlState;
 use crate::protocol::error_response::ServerError;
