@@ -86,7 +86,7 @@ impl Session {
         self.arm_if_any();
         self.handle.working_on(&server.identity);
         let mut loan = Loan::new(server, pool, std::rc::Rc::clone(&self.worker));
-        loan.visit = replica.map(Visit::at);
+        loan.visit = replica.map(|visited| Visit::at(Some(visited)));
         self.count(if replica.is_some() { Event::ToReplica } else { Event::ToPrimary });
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
         let written = self.write_prefix(&mut loan, &mut server);

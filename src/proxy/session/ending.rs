@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::lost::LostBlock;
 use super::run::End;
+use super::visit::Visit;
 use super::{Loan, Session};
 use crate::protocol::messages;
 use crate::proxy::error::ClientError;
@@ -71,12 +72,14 @@ impl Session {
                 loan.fatal.as_deref().map(|fields| crate::protocol::error_response::ServerError::read(fields).text());
             tracing::warn!(client = self.handle.id, node, user, database, server_pid, said, "server went away");
         }
-        let visit = loan.visit.as_ref().filter(|_| status == b'I' && !half_told);
+        // at the primary something else may have followed
+        let only_reads = |visit: &&Visit| visit.at.is_some() || !visit.unkept;
+        let visit = loan.visit.as_ref().filter(only_reads).filter(|_| status == b'I' && !half_told);
         let mut server = server;
         let reads = visit.is_some_and(|_| !idle);
         if let Some(visit) = visit {
             self.pending.clear();
-            self.replica_lost(visit, &mut server);
+            self.reads_lost(visit, &mut server);
         }
         loan.pool.discard(&self.worker, server);
         let rest_of_message = std::mem::take(&mut self.message_left);

@@ -135,6 +135,8 @@ pub struct Session {
     mood: Option<Mood>,
     /// Where the next request has to go because another node has refused it.
     rerun: Option<Need>,
+    /// How often the present request has lost its server.
+    asked_again: u8,
     /// The server this session depended on is gone: its next request ends it with this.
     session_lost: Option<ClientError>,
     deadlines: Deadlines,
@@ -172,6 +174,7 @@ impl Session {
             lost: None,
             mood: None,
             rerun: None,
+            asked_again: 0,
             session_lost: None,
             deadlines: Deadlines::default(),
             _presence: presence,
@@ -242,7 +245,7 @@ pub struct Loan {
     pins: Effects,
     /// Whether the first batch may be sent once more.
     pub(super) again: Again,
-    /// What matters because it is a replica's.
+    /// What matters because it is for reads.
     pub(super) visit: Option<Visit>,
     /// Turns that have been sent to their end.
     pub(super) turns: u32,

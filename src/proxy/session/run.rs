@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use super::deadlines::{after, is_over};
 use super::destination::Need;
 use super::inbox::HOLD_MAX;
+use super::visit::Visit;
 use super::{Loan, Session};
 use crate::config::PoolMode;
 use crate::protocol::frame::{HEADER_LEN, Scan, scan_client};
@@ -94,8 +95,10 @@ impl Session {
         };
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
         server.kept.clear();
-        if let Some(visit) = &mut loan.visit {
-            (visit.block, visit.all) = (routed.block, routed.need == Need::Replica);
+        match &mut loan.visit {
+            Some(visit) => (visit.block, visit.all) = (routed.block, routed.need == Need::Replica),
+            None if routed.need == Need::Read && !routed.block => loan.visit = Some(Visit::at(None)),
+            None => {}
         }
         loan.relayed = true;
         let mut unread = false;
@@ -127,6 +130,7 @@ impl Session {
                 if let Some(replicas) = &mut self.member.replicas {
                     replicas.forgive();
                 }
+                self.asked_again = 0;
                 self.give_back(loan);
                 Ok(())
             }

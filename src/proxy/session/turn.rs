@@ -261,6 +261,10 @@ impl Session {
         if visit.all || loan.turns == 0 {
             return true; // the first has been looked at
         }
+        if visit.at.is_none() {
+            visit.unkept = true; // what follows at the primary may be anything
+            return true;
+        }
         if visit.block || kept || server.pipeline.status() != b'I' {
             return server.pipeline.quiet(); // whether the block goes on is known once it is answered
         }
@@ -286,7 +290,7 @@ impl Session {
 
     /// Whether a text must not be run on the replica that is lent, because it would do something else there in silence.
     pub(super) fn is_silent_here(&self, sql: &[u8], visit: &Visit) -> Option<ClientError> {
-        if !(visit.block || visit.all) || self.is_session_mode() {
+        if visit.at.is_none() || !(visit.block || visit.all) || self.is_session_mode() {
             return None; // it has been looked at, and only reads
         }
         let reason = self.judge_text(sql).reason;
@@ -300,9 +304,9 @@ impl Session {
     pub(super) fn stamp(&mut self, loan: &Loan, routed: Routed) {
         let Some(replicas) = self.member.replicas.as_mut().filter(|_| loan.used) else { return };
         match (&loan.visit, routed.done) {
-            (Some(_), _) => replicas.saw_standby(),
-            (None, done) if loan.turns <= 1 => done.into_iter().for_each(|done| replicas.saw_primary(done)),
-            (None, _) => replicas.saw_primary(Done::Wrote), // several requests, only the first of which was looked at
+            (Some(visit), _) if visit.at.is_some() => replicas.saw_standby(),
+            (_, done) if loan.turns <= 1 => done.into_iter().for_each(|done| replicas.saw_primary(done)),
+            (_, _) => replicas.saw_primary(Done::Wrote), // several requests, only the first of which was looked at
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A replica's server that is lent: only reads are sent to it, and those it has not answered are kept, so that they can be
-//! asked of another node when this one goes away or refuses.
+//! A server that is lent for reads: what it has not answered is kept, so that it can be asked of another node when this one
+//! goes away or refuses. A replica's gets nothing but reads; one of the primary's only as long as no other request follows.
 //!
 //! Outside a block nobody can tell a read that was asked twice from one that was asked once, as long as nothing of the first
 //! answer has been passed on. Inside one its earlier answers have been: such a block is lost with its server (`lost.rs`).
@@ -15,11 +15,14 @@ use crate::proxy::error::ClientError;
 use crate::proxy::route::counters::Event;
 use crate::proxy::server::Server;
 
-/// What matters of a loan because it is a replica's.
+/// How often a request is asked again because its server has gone: one that takes its servers along must not take all.
+const ASKED_AGAIN_MAX: u8 = 2;
+
+/// What matters of a loan because it is for reads.
 #[derive(Debug)]
 pub struct Visit {
-    /// Where.
-    pub at: Visited,
+    /// The replica; `None` at the primary, where there was no replica for it.
+    pub at: Option<Visited>,
     /// It was begun with `BEGIN READ ONLY`: everything up to its end runs here.
     pub block: bool,
     /// Everything runs here, as no other node will do.
@@ -37,7 +40,7 @@ pub struct Visit {
 impl Visit {
     /// One that has just begun.
     #[must_use]
-    pub const fn at(at: Visited) -> Self {
+    pub const fn at(at: Option<Visited>) -> Self {
         Self { at, block: false, all: false, unkept: false, told: false, refused: false, over: false }
     }
 }
@@ -85,7 +88,14 @@ impl Session {
         let Some(event) = refusal(error) else { return false };
         // what has been sent behind it would overtake it
         let alone = server.kept.turns() == 1 && server.pipeline.readies() <= 1;
-        if stays || visit.all || visit.unkept || visit.told || server.pipeline.status() != b'I' || !alone {
+        if stays
+            || visit.at.is_none()
+            || visit.all
+            || visit.unkept
+            || visit.told
+            || server.pipeline.status() != b'I'
+            || !alone
+        {
             return false;
         }
         visit.refused = true;
@@ -102,7 +112,7 @@ impl Session {
     pub(in crate::proxy) fn is_refused_whole(&self, loan: &mut Loan, server: &Server) -> bool {
         let stays = self.depends_on(loan);
         let Some(visit) = &mut loan.visit else { return false };
-        visit.refused = !stays && !visit.all && !visit.unkept && server.kept.turns() == 1;
+        visit.refused = !stays && visit.at.is_some() && !visit.all && !visit.unkept && server.kept.turns() == 1;
         if visit.refused {
             self.count(Event::Refused);
         }
@@ -136,13 +146,16 @@ impl Session {
         self.scanned = 0;
     }
 
-    /// The replica has gone, outside a block: what it owes is asked of another node.
-    pub(super) fn replica_lost(&mut self, visit: &Visit, server: &mut Server) {
-        if let Some(replicas) = &mut self.member.replicas {
-            replicas.avoid(visit.at);
+    /// The server has gone, outside a block: what it owes is asked of another node.
+    pub(super) fn reads_lost(&mut self, visit: &Visit, server: &mut Server) {
+        if let (Some(replicas), Some(at)) = (&mut self.member.replicas, visit.at) {
+            replicas.avoid(at);
         }
         let (readies, open) = (server.pipeline.readies(), server.pipeline.has_open_batch());
-        if visit.unkept {
+        if readies > 0 {
+            self.asked_again = self.asked_again.saturating_add(1);
+        }
+        if visit.unkept || self.asked_again > ASKED_AGAIN_MAX {
             self.count(Event::Broken);
             return self.tell_lost(&ClientError::ReadLost, readies, open, b'I');
         }
