@@ -242,7 +242,43 @@ fn what_cannot_be_asked_again_is_an_error_and_the_session_lives() {
     let messages = client.read_until_ready();
     let row = messages.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{messages:?}")).columns();
     assert_eq!(row[2], Some(stage.cluster.primary().port().to_string()));
+    reads_at_the_primary_are_asked_again_twice_at_most(&stage, &mut client);
     conflicts_are_asked_of_the_primary(&stage);
+}
+
+/// A session that may not read on a standby has its reads in flight at the primary.
+fn reads_at_the_primary_are_asked_again_twice_at_most(stage: &Stage, client: &mut Client) {
+    let primary = stage.cluster.primary();
+    // ends the server process of a statement once each time; never the same one twice
+    let mut ended = Vec::new();
+    let mut end = |like: &str| {
+        let sql = format!(
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE query LIKE '%{like}%' AND state = 'active' AND pid <> pg_backend_pid() AND pid NOT IN (0{})",
+            ended.iter().map(|pid| format!(", {pid}")).collect::<String>()
+        );
+        let pid = poll(SOON, || primary.sql(&sql).unwrap().cell().map(str::to_owned));
+        ended.push(pid.unwrap_or_else(|| panic!("the primary does not run {like}")));
+    };
+    let replay = |change: &str| {
+        ["b", "c"]
+            .iter()
+            .for_each(|name| drop(stage.node(name).sql(&format!("SELECT pg_wal_replay_{change}()")).unwrap()));
+    };
+    replay("pause");
+    // as long as they wait it would find one otherwise
+    let mut quick = stage.howdah.login(&stage.tenant);
+    quick.query("UPDATE u SET i = i");
+    quick.send(&wire::query("SELECT 'there', pg_sleep(3), pg_is_in_recovery()"));
+    end("''there''");
+    let messages = quick.read_until_ready();
+    let row = messages.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{messages:?}")).columns();
+    assert_eq!(row[2].as_deref(), Some("f"));
+    quick.send(&wire::query("SELECT 'takes its server along', pg_sleep(600)"));
+    (0..3).for_each(|_| end("''takes its server along''"));
+    assert_eq!(wire::short(&quick.read_until_ready()), ["E:40001", "Z:I"]);
+    replay("resume");
+    eventually("reads go to a standby", SOON, || client.value("SELECT pg_is_in_recovery()") == "t");
 }
 
 /// What a standby cancels because of what it has to replay.
