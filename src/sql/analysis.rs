@@ -104,6 +104,14 @@ impl Analysis {
         }
     }
 
+    /// What its hint makes of it, if it has one. Not even a hint sends to a standby what would do something else there and say
+    /// nothing.
+    #[must_use]
+    pub fn hinted(&self) -> Option<Verdict> {
+        let silent = || self.settled().filter(|verdict| verdict.reason.is_silent_on_standby());
+        self.hint.map(|hint| silent().unwrap_or(hint.verdict()))
+    }
+
     /// Where it may run, by what is known of its database. Allocates nothing.
     pub fn verdict(&self, knowledge: &impl Knowledge) -> Verdict {
         let names = match &self.said {

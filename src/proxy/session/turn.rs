@@ -217,8 +217,8 @@ impl Session {
     /// What a statement is in this database, by this session's settings.
     fn judge(&self, analysis: &Analysis) -> Verdict {
         let Some(replicas) = &self.member.replicas else { return Verdict::unknown(Reason::CatalogueUnread) };
-        if let Some(hint) = analysis.hint.filter(|_| replicas.hints) {
-            return hint.verdict();
+        if let Some(hinted) = analysis.hinted().filter(|_| replicas.hints) {
+            return hinted;
         }
         let reading = replicas.hidden.reading();
         let verdict = analysis.verdict(&Lens { lists: &replicas.lists, catalogue: &**reading });

@@ -22,7 +22,7 @@ use crate::proxy::session::turn::Routed;
 use crate::proxy::shared::Shared;
 use crate::sql::analysis::{Analysis, TEXT_MAX};
 use crate::sql::built_ins;
-use crate::sql::class::{Class, Hint, Reason, Verdict};
+use crate::sql::class::{Class, Reason, Verdict};
 use crate::sql::fingerprint;
 use crate::sql::knowledge::{Knowledge, Standing};
 
@@ -125,7 +125,7 @@ impl Explanation {
     #[must_use]
     pub fn of_text(sql: &[u8]) -> Self {
         let analysis = Analysis::of(sql, true);
-        let (verdict, catalogue) = match analysis.hint.map(Hint::verdict).or_else(|| analysis.settled()) {
+        let (verdict, catalogue) = match analysis.hinted().or_else(|| analysis.settled()) {
             Some(verdict) => (verdict, Catalogue::NotNeeded),
             None => (Verdict::new(Class::Read, Reason::Reads), Catalogue::NotAsked),
         };
@@ -163,8 +163,8 @@ pub async fn explain(shared: &Arc<Shared>, question: &Question) -> Result<Explan
     let unknown = || ExplainError::NoSuchDatabase(question.database.clone());
     let profile = running.config.profile(database, user).ok_or_else(unknown)?;
     let analysis = Analysis::of(&question.sql, true);
-    let hint = analysis.hint.filter(|_| running.config.routing.hints);
-    let (mut explanation, verdict) = match hint.map(Hint::verdict).or_else(|| analysis.settled()) {
+    let hinted = analysis.hinted().filter(|_| running.config.routing.hints);
+    let (mut explanation, verdict) = match hinted.or_else(|| analysis.settled()) {
         Some(verdict) => {
             (Explanation::new(&question.sql, &analysis, verdict, Catalogue::NotNeeded, None::<&Nobody>), verdict)
         }
@@ -286,6 +286,7 @@ mod tests {
             ("select f(1)", "read", "reads", Catalogue::NotAsked),
             ("insert into t values (1)", "write", "changes_data", Catalogue::NotNeeded),
             ("/* howdah: replica */ select f(1)", "read", "hint_replica", Catalogue::NotNeeded),
+            ("/* howdah: replica */ select pg_advisory_lock(1)", "write", "advisory_lock", Catalogue::NotNeeded),
             ("/* howdah: primary */ select f(1)", "write", "hint_primary", Catalogue::NotNeeded),
             ("select 'open", "unknown", "not_text", Catalogue::NotNeeded),
             ("", "read", "empty", Catalogue::NotNeeded),
