@@ -74,7 +74,8 @@ impl Session {
         }
         // at the primary something else may have followed
         let only_reads = |visit: &&Visit| visit.at.is_some() || !visit.unkept;
-        let visit = loan.visit.as_ref().filter(only_reads).filter(|_| status == b'I' && !half_told);
+        let asks_again = status == b'I' && !half_told && !self.depends_on(loan);
+        let visit = loan.visit.as_ref().filter(only_reads).filter(|_| asks_again);
         let mut server = server;
         let reads = visit.is_some_and(|_| !idle);
         if let Some(visit) = visit {
@@ -88,7 +89,7 @@ impl Session {
         if half_told {
             return Err(End::Gone); // nothing can follow half a message
         }
-        if reads && !self.depends_on(loan) {
+        if reads {
             return Ok(());
         }
         if self.depends_on(loan) {

@@ -142,6 +142,11 @@ impl Session {
         }
     }
 
+    /// Whether the request only reads.
+    pub(super) fn reads(&self, request: &[u8]) -> bool {
+        self.verdict(request).is_some_and(|verdict| verdict.class == Class::Read)
+    }
+
     /// What the first request in `data` is; `None` when it is not there as a whole.
     fn verdict(&self, data: &[u8]) -> Option<Verdict> {
         let mut batch = Batch::default();

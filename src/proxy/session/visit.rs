@@ -70,7 +70,10 @@ impl Session {
         if server.pipeline.status() != b'I' || visit.unkept {
             return; // in a block, or behind what could not be kept
         }
-        match turn.filter(|turn| server.kept.bytes() + turn.len() <= self.member.profile.replay_max) {
+        let fits = |turn: &&[u8]| server.kept.bytes() + turn.len() <= self.member.profile.replay_max;
+        // where everything runs here it has not been looked at: what reaches another server must not do so twice
+        let reads = |turn: &&[u8]| !visit.all || self.reads(turn);
+        match turn.filter(fits).filter(reads) {
             Some(turn) => server.kept.push(turn, self.names.last_serial()),
             None => visit.unkept = true,
         }
