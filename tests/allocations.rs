@@ -18,7 +18,7 @@ use howdah::demo::postgres::LocalCluster;
 use howdah::protocol::messages;
 use howdah::sql::cache::{Bounds, ClassCache};
 use howdah::sql::class::Class;
-use howdah::sql::knowledge::{Knowledge, Standing};
+use howdah::sql::knowledge::Assumed;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
@@ -71,23 +71,6 @@ fn allocations(work: impl FnOnce()) -> u64 {
     COUNT.get() - before
 }
 
-struct AllRead;
-
-impl Knowledge for AllRead {
-    fn generation(&self) -> u64 {
-        7
-    }
-    fn function(&self, _: &[u8]) -> Standing {
-        Standing::Reads
-    }
-    fn writes(&self, _: &[u8]) -> bool {
-        false
-    }
-    fn writes_everywhere(&self) -> bool {
-        false
-    }
-}
-
 const STATEMENTS: [&str; 5] = [
     "SELECT abalance FROM pgbench_accounts WHERE aid = 1",
     "/* howdah: replica */ SELECT count(*) FROM a JOIN b USING (c) WHERE d IN (1, 2, 3) AND e = 'x' OR f = $2",
@@ -103,10 +86,10 @@ fn a_statement_that_is_known_costs_no_allocation() {
         let first = allocations(|| drop(cache.analyse(sql.as_bytes(), true)));
         assert!(first > 0, "the counter counts");
         let other = sql.replace("1", "23456").replace("'x'", "'something else'");
-        cache.analyse(other.as_bytes(), true).verdict(&AllRead);
+        cache.analyse(other.as_bytes(), true).verdict(&Assumed::ALL_READ);
         let again = allocations(|| {
             let analysis = cache.analyse(other.as_bytes(), true);
-            let class = analysis.verdict(&AllRead).class;
+            let class = analysis.verdict(&Assumed::ALL_READ).class;
             assert_eq!(class == Class::Read, analysis.settled().is_none());
         });
         assert_eq!(again, 0, "{sql}");

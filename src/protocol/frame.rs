@@ -132,6 +132,16 @@ impl Boundary {
     }
 }
 
+/// The client's message that `data` begins with, as tag and body, and what follows it; `None` when it is not there as a whole
+/// or is none.
+#[must_use]
+pub fn split_client(data: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let Ok(Scan::Header { tag, body_len }) = scan_client(data) else { return None };
+    let body = data.get(HEADER_LEN..)?;
+    let (body, rest) = body.split_at_checked(usize::try_from(body_len).ok()?)?;
+    Some((tag, body, rest))
+}
+
 /// A C string at the start of `body`: what stands before the zero byte, and what follows it.
 #[must_use]
 pub fn split_cstr(body: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -42,3 +42,35 @@ pub trait Knowledge {
     /// Whether any statement may, whatever it names: through operators and casts.
     fn writes_everywhere(&self) -> bool;
 }
+
+/// The same said of every function, and no other name that writes: for who has no database to ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Assumed {
+    /// Whether it is taken for knowledge at all: 0 when not.
+    pub generation: u64,
+    /// What calling any function means.
+    pub functions: Standing,
+}
+
+impl Assumed {
+    /// Every function reads.
+    pub const ALL_READ: Self = Self { generation: 1, functions: Standing::Reads };
+}
+
+impl Knowledge for Assumed {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn function(&self, _: &[u8]) -> Standing {
+        self.functions
+    }
+
+    fn writes(&self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn writes_everywhere(&self) -> bool {
+        false
+    }
+}

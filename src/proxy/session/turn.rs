@@ -13,7 +13,7 @@ use super::statements::Unnamed;
 use super::visit::Visit;
 use super::{Loan, Session};
 use crate::config::RoutingRole;
-use crate::protocol::frame::{HEADER_LEN, Scan, scan_client, split_cstr};
+use crate::protocol::frame::{split_client, split_cstr};
 use crate::proxy::error::ClientError;
 use crate::proxy::route::counters::Event;
 use crate::proxy::route::lens::Lens;
@@ -152,10 +152,8 @@ impl Session {
         let mut batch = Batch::default();
         let mut rest = data;
         loop {
-            let Ok(Scan::Header { tag, body_len }) = scan_client(rest) else { return None };
-            let total = HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN);
-            let body = rest.get(HEADER_LEN..total)?;
-            rest = rest.get(total..)?;
+            let (tag, body, behind) = split_client(rest)?;
+            rest = behind;
             let goes_on = match tag {
                 b'Q' if batch.verdict.is_none() => return Some(self.judge_text(body)),
                 b'P' => match split_cstr(body) {
@@ -239,10 +237,8 @@ impl Session {
         let Some(replicas) = &self.member.replicas else { return };
         let reading = replicas.hidden.reading();
         let lens = Lens { lists: &replicas.lists, catalogue: &**reading };
-        while let Ok(Scan::Header { tag, body_len }) = scan_client(data) {
-            let total = HEADER_LEN + usize::try_from(body_len).unwrap_or(usize::MAX - HEADER_LEN);
-            let Some(body) = data.get(HEADER_LEN..total) else { return };
-            data = data.get(total..).unwrap_or_default();
+        while let Some((tag, body, rest)) = split_client(data) {
+            data = rest;
             let text = match tag {
                 b'Q' => Some(body),
                 b'P' => split_cstr(body).map(|(_, definition)| definition),

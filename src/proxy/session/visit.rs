@@ -86,21 +86,11 @@ impl Session {
         server: &mut Server,
         error: &ServerError,
     ) -> bool {
-        let stays = self.depends_on(loan); // with what it keeps here: a cursor WITH HOLD, a statement prepared in SQL
-        let Some(visit) = &mut loan.visit else { return false };
         let Some(event) = refusal(error) else { return false };
-        // what has been sent behind it would overtake it
-        let alone = server.kept.turns() == 1 && server.pipeline.readies() <= 1;
-        if stays
-            || visit.at.is_none()
-            || visit.all
-            || visit.unkept
-            || visit.told
-            || server.pipeline.status() != b'I'
-            || !alone
-        {
+        if !self.may_go_elsewhere(loan, server) || server.pipeline.readies() > 1 {
             return false;
         }
+        let Some(visit) = &mut loan.visit else { return false };
         visit.refused = true;
         server.pipeline.swallow_readies();
         self.count(event);
@@ -113,13 +103,23 @@ impl Session {
     /// Whether a request that the replica has skipped, as it cannot be brought to the session's settings, is asked of the
     /// primary instead: what they name may not have come here yet.
     pub(in crate::proxy) fn is_refused_whole(&self, loan: &mut Loan, server: &Server) -> bool {
-        let stays = self.depends_on(loan);
-        let Some(visit) = &mut loan.visit else { return false };
-        visit.refused = !stays && visit.at.is_some() && !visit.all && !visit.unkept && server.kept.turns() == 1;
-        if visit.refused {
+        let refused = self.may_go_elsewhere(loan, server);
+        if let Some(visit) = loan.visit.as_mut().filter(|_| refused) {
+            visit.refused = true;
             self.count(Event::Refused);
         }
-        visit.refused
+        refused
+    }
+
+    /// Whether what a replica refuses may be asked of the primary: nobody has seen anything of its answer, nothing has been
+    /// sent behind it that it would overtake, and the session keeps nothing here (a cursor `WITH HOLD`, a statement
+    /// prepared in SQL).
+    fn may_go_elsewhere(&self, loan: &Loan, server: &Server) -> bool {
+        let is_free = |visit: &Visit| visit.at.is_some() && !visit.all && !visit.unkept && !visit.told;
+        loan.visit.as_ref().is_some_and(is_free)
+            && !self.depends_on(loan)
+            && server.pipeline.status() == b'I'
+            && server.kept.turns() == 1
     }
 
     /// The refused request goes back to where it came from.

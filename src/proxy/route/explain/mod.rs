@@ -24,7 +24,7 @@ use crate::sql::analysis::{Analysis, TEXT_MAX};
 use crate::sql::built_ins;
 use crate::sql::class::{Class, Reason, Verdict};
 use crate::sql::fingerprint;
-use crate::sql::knowledge::{Knowledge, Standing};
+use crate::sql::knowledge::{Assumed, Knowledge, Standing};
 
 /// How long the catalogue of a database that nobody is connected to is waited for.
 const CATALOGUE_WAIT: Duration = Duration::from_secs(3);
@@ -129,7 +129,7 @@ impl Explanation {
             Some(verdict) => (verdict, Catalogue::NotNeeded),
             None => (Verdict::new(Class::Read, Reason::Reads), Catalogue::NotAsked),
         };
-        Self::new(sql, &analysis, verdict, catalogue, None::<&Nobody>)
+        Self::new(sql, &analysis, verdict, catalogue, None::<&Assumed>)
     }
 
     fn new(
@@ -166,7 +166,7 @@ pub async fn explain(shared: &Arc<Shared>, question: &Question) -> Result<Explan
     let hinted = analysis.hinted().filter(|_| running.config.routing.hints);
     let (mut explanation, verdict) = match hinted.or_else(|| analysis.settled()) {
         Some(verdict) => {
-            (Explanation::new(&question.sql, &analysis, verdict, Catalogue::NotNeeded, None::<&Nobody>), verdict)
+            (Explanation::new(&question.sql, &analysis, verdict, Catalogue::NotNeeded, None::<&Assumed>), verdict)
         }
         None => {
             let view = shared.hidden.view(&profile.cluster, &profile.dbname);
@@ -235,24 +235,6 @@ fn dependencies(analysis: &Analysis, verdict: Verdict, knowledge: Option<&impl K
     };
     all.extend(analysis.others().map(|name| dependency(name, DependencyKind::Name, name_standing(name))));
     all
-}
-
-/// Knows nothing.
-struct Nobody;
-
-impl Knowledge for Nobody {
-    fn generation(&self) -> u64 {
-        0
-    }
-    fn function(&self, _: &[u8]) -> Standing {
-        Standing::Unknown
-    }
-    fn writes(&self, _: &[u8]) -> bool {
-        false
-    }
-    fn writes_everywhere(&self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]
