@@ -206,6 +206,7 @@ fn expected(leaf: &Leaf) -> String {
         }
         ("integer", _) => "a whole number".to_owned(),
         ("boolean", _) => "true or false".to_owned(),
+        ("array", _) => "a list of strings".to_owned(),
         _ => "a string".to_owned(),
     });
     names.collect::<Vec<_>>().join(" or ")
@@ -220,6 +221,7 @@ fn advice_for_type(leaf: &Leaf, value: &DeValue<'_>) -> String {
         }
         (DeValue::Integer(n), Some("size")) => format!("write \"{n}kB\" for kilobytes (units: B, kB, MB, GB, TB)"),
         (DeValue::Integer(n), Some("file mode")) => format!("write \"{n}\" with quotes, in octal"),
+        (DeValue::String(text), _) if takes("array") => format!("write [\"{text}\"]"),
         (DeValue::String(text), _) if takes("integer") && text.parse::<i64>().is_ok() => {
             format!("write {text} without quotes")
         }

@@ -37,6 +37,17 @@ fn wrong_types_and_values_are_reported_with_place_and_excerpt() {
 }
 
 #[test]
+fn a_list_wants_its_brackets_and_strings_in_them() {
+    assert_eq!(
+        said("[routing]\nread_functions = \"f\"\nwrite_functions = [\"g\", 1]\n"),
+        [
+            "2:18: routing.read_functions: expected a list of strings, found a string; write [\"f\"]",
+            "3:19: routing.write_functions: expected a list of strings, found a number in it",
+        ]
+    );
+}
+
+#[test]
 fn columns_count_characters_and_not_bytes() {
     assert_eq!(
         said("log = { level = \"ü\", formt = \"ü\" }"),
