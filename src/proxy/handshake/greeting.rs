@@ -110,15 +110,13 @@ pub(super) fn no_answer(pool: Result<Arc<Pool>, String>) -> ClientError {
     }
 }
 
-/// The pool a client belongs to, as soon as there is a primary.
+/// The pool that `look` finds, as soon as there is one.
 pub(super) async fn find_pool(
-    worker: &Rc<Worker>,
-    handle: &Arc<ClientHandle>,
-    profile: &Profile,
-    claim: &Claim,
+    handle: &ClientHandle,
+    look: impl Fn() -> Result<Arc<Pool>, String>,
 ) -> Result<Arc<Pool>, ClientError> {
     loop {
-        match worker.shared.route(profile, &claim.database, &claim.user) {
+        match look() {
             Ok(pool) => return Ok(pool),
             Err(_) if !handle.has(Signal::Goodbye) => tokio::time::sleep(LOOK_AGAIN).await,
             Err(_) => return Err(ClientError::ShuttingDown),
@@ -133,23 +131,27 @@ async fn learn_welcome(
     profile: &Profile,
     claim: &Claim,
 ) -> Result<(Arc<Pool>, Arc<Reported>), ClientError> {
-    let pool = loop {
-        match worker.shared.greeter(profile, &claim.database, &claim.user) {
-            Ok(pool) => break pool,
-            Err(_) if !handle.has(Signal::Goodbye) => tokio::time::sleep(LOOK_AGAIN).await,
-            Err(_) => return Err(ClientError::ShuttingDown),
+    let (pool, server) = loop {
+        let pool = find_pool(handle, || worker.shared.greeter(profile, &claim.database, &claim.user)).await?;
+        if let Some(welcome) = pool.welcome() {
+            return Ok((pool, welcome));
         }
-    };
-    if let Some(welcome) = pool.welcome() {
-        return Ok((pool, welcome));
-    }
-    let server = match pool.checkout(worker, handle) {
-        Lent::Server(server) => server,
-        Lent::Full => return Err(ClientError::TooManyWaiting),
-        Lent::Queued(ticket) => {
-            let place = QueuePlace { pool: &pool, worker, handle, ticket: Some(ticket) };
-            place.wait().await?
-        }
+        let server = match pool.checkout(worker, handle) {
+            Lent::Server(server) => server,
+            Lent::Full => return Err(ClientError::TooManyWaiting),
+            Lent::Queued(ticket) => {
+                let place = QueuePlace { pool: &pool, worker, handle, ticket: Some(ticket) };
+                match place.wait().await {
+                    // the place to wait is elsewhere by now
+                    Err(ClientError::PoolRetired) => {
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                        continue;
+                    }
+                    granted => granted?,
+                }
+            }
+        };
+        break (pool, server);
     };
     let welcome = Arc::clone(&server.login);
     pool.give_back(worker, server);

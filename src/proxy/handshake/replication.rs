@@ -87,7 +87,7 @@ async fn find_place(
     claim: &Claim,
 ) -> Result<Place, ClientError> {
     loop {
-        let pool = find_pool(worker, handle, profile, claim).await?;
+        let pool = find_pool(handle, || worker.shared.route(profile, &claim.database, &claim.user)).await?;
         match pool.claim(worker, handle).await {
             Err(ClientError::PoolRetired) => {}
             placed => return placed,
