@@ -402,7 +402,12 @@ impl Session {
                 // the end of the server's connection, not of the client's
                 b'N' if !self.is_session_mode() => {
                     let code = ServerError::read(&body(incoming)).code;
-                    Ok(!matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)))
+                    let is_last = matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
+                    if is_last && loan.may_ask_again(server) {
+                        incoming.forget_turn(at, &mut self.pending);
+                        return Err(End::ServerLost);
+                    }
+                    Ok(!is_last)
                 }
                 b'E' => self.heed_error(loan, server, incoming, at, &body(incoming)),
                 _ => Ok(true),
@@ -530,9 +535,7 @@ impl Session {
         loan.trail.fail();
         if error.fatal {
             loan.fatal = Some(body.into());
-            // what a replica sends out with its last words is no answer yet
-            if loan.visit.as_ref().is_some_and(|visit| !visit.told && !visit.unkept) && server.pipeline.status() == b'I'
-            {
+            if loan.may_ask_again(server) {
                 incoming.forget_turn(at, &mut self.pending);
             }
             return Err(End::ServerLost);

@@ -242,8 +242,27 @@ fn what_cannot_be_asked_again_is_an_error_and_the_session_lives() {
     let messages = client.read_until_ready();
     let row = messages.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{messages:?}")).columns();
     assert_eq!(row[2], Some(stage.cluster.primary().port().to_string()));
+    what_leaves_with_the_last_words_is_no_answer(&stage, &mut client);
     reads_at_the_primary_are_asked_again_twice_at_most(&stage, &mut client);
     conflicts_are_asked_of_the_primary(&stage);
+}
+
+/// A server process that has to go at once sends what it has put together so far, half an answer, and a warning behind it.
+fn what_leaves_with_the_last_words_is_no_answer(stage: &Stage, client: &mut Client) {
+    eventually("reads go to a standby", SOON, || client.value("SELECT pg_is_in_recovery()") == "t");
+    client.send(&wire::query("SELECT 'half' UNION ALL SELECT 'whole' || pg_sleep(1.5)"));
+    let running = "SELECT pid FROM pg_stat_activity
+                   WHERE query LIKE '%''half''%' AND state = 'active' AND pid <> pg_backend_pid()";
+    let pid =
+        poll(SOON, || ["b", "c"].iter().find_map(|name| Some(stage.node(name).sql(running).ok()?.cell()?.to_owned())));
+    let pid = pid.expect("it runs on a standby");
+    assert!(Command::new("kill").args(["-QUIT", &pid]).status().unwrap().success());
+    let messages = client.read_until_ready();
+    let rows: Vec<_> = messages.iter().filter(|m| m.tag == b'D').map(|m| m.columns()[0].clone()).collect();
+    assert_eq!(rows, [Some("half".to_owned()), Some("whole".to_owned())], "{messages:?}");
+    for node in ["b", "c"] {
+        stage.answers(node);
+    }
 }
 
 /// A session that may not read on a standby has its reads in flight at the primary.

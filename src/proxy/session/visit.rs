@@ -61,6 +61,14 @@ fn refusal(error: &ServerError) -> Option<Event> {
     }
 }
 
+impl Loan {
+    /// Whether what is being read can still be asked of another node when this one says that it goes: what it sends out
+    /// with its last words is no answer yet.
+    pub(in crate::proxy) fn may_ask_again(&self, server: &Server) -> bool {
+        self.visit.as_ref().is_some_and(|visit| !visit.told && !visit.unkept) && server.pipeline.status() == b'I'
+    }
+}
+
 impl Session {
     /// Keeps a turn that is being sent to a replica, as far as that is wanted.
     ///
