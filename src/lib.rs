@@ -4,9 +4,10 @@
 //! ([`cluster`]) changes which node is the primary. They never call each other: the control path publishes a
 //! [`topology::Topology`], the data path reads it.
 //!
-//! Modules in reading order; each may use only those above it (`tests/tidy.rs` holds that):
+//! Modules in reading order; each may use only those above it (`tests/tidy.rs` holds that). [`agent`] is a process of its own, beside each PostgreSQL; what it is told is in [`directive`]:
 
 // pure: no I/O, no clock, no randomness
+pub mod directive;
 pub mod pg;
 pub mod protocol;
 pub mod sql;
@@ -15,6 +16,9 @@ pub mod topology;
 pub mod catalog;
 pub mod config;
 pub mod net;
+
+// beside PostgreSQL
+pub mod agent;
 
 // the two paths: they never import each other
 pub mod cluster;

@@ -5,6 +5,7 @@
 //!
 //! Not here: how clients reach the primary (`proxy`). The two never call each other.
 
+pub mod decide;
 pub mod observe;
 
 pub use crate::catalog::{Monitor, WatchedCluster, WatchedNode};

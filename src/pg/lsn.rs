@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 /// A byte position in the write-ahead log, written `16/B374D848` (PostgreSQL: `pg_lsn`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
@@ -57,6 +59,19 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// As it is written in SQL.
+impl Serialize for Lsn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lsn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// The text was not two hexadecimal numbers of at most eight digits around a slash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid LSN \"{0}\": expected two hexadecimal numbers around a slash, like 16/B374D848")]
@@ -76,7 +91,8 @@ impl FromStr for Lsn {
 }
 
 /// PostgreSQL's count of histories: every promotion starts a new one. Not howdah's epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Timeline(pub u32);
 
 impl fmt::Display for Timeline {
@@ -88,6 +104,19 @@ impl fmt::Display for Timeline {
 /// What all nodes of one cluster share: chosen by `initdb`, kept by every copy (`pg_control_system()`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SystemIdentifier(pub u64);
+
+/// As text: programs that read JSON's numbers as floating point would change it.
+impl Serialize for SystemIdentifier {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SystemIdentifier {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+    }
+}
 
 impl fmt::Display for SystemIdentifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

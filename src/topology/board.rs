@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::samples::{Era, Stamp};
 use super::{ClusterName, ClusterView, NodeName, Topology};
@@ -87,6 +87,8 @@ pub struct ClusterBoard {
     published: Notify,
     suspects: Mutex<Vec<NodeName>>,
     suspicion: Notify,
+    /// What is open at the held primary.
+    open: watch::Sender<Option<u64>>,
 }
 
 impl ClusterBoard {
@@ -174,6 +176,19 @@ impl ClusterBoard {
             drop(suspects);
             self.suspicion.notify_one();
         }
+    }
+
+    /// The data path says what is still open at the primary that is held ([`Appointment::held`](super::Appointment)): transactions,
+    /// pinned sessions, logins under way. `None` when nothing is held. Once it has said 0 nothing begins there until the hold is
+    /// over.
+    pub fn report_open(&self, open: Option<u64>) {
+        self.open.send_if_modified(|last| std::mem::replace(last, open) != open);
+    }
+
+    /// What the data path says is open at the held primary, as it changes.
+    #[must_use]
+    pub fn open(&self) -> watch::Receiver<Option<u64>> {
+        self.open.subscribe()
     }
 
     /// Waits for suspicions and takes them.

@@ -14,6 +14,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::board::{Board, ClusterBoard};
 pub use self::samples::{Era, Sample, Samples, Stamp};
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
@@ -24,8 +26,15 @@ pub type ClusterName = Arc<str>;
 pub type NodeName = Arc<str>;
 
 /// howdah's count of promotions in a cluster. Not PostgreSQL's timeline.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What a node is (`pg_is_in_recovery()`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +146,21 @@ pub struct ClusterView {
     pub nodes: Vec<NodeView>,
     /// The latest positions of the primary's log.
     pub samples: Samples,
+    /// The coordinator's word, where there is one; without it (observe mode) the nodes' own words count.
+    pub appointment: Option<Appointment>,
+}
+
+/// What a coordinator has decided: which node is the primary, and whether anything may begin there.
+///
+/// Only this node's answers make it [`ClusterView::primary`], once it says that it accepts writes; whoever else says so is not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appointment {
+    /// Of which epoch.
+    pub epoch: Epoch,
+    /// Who; `None` while nobody may take writes.
+    pub primary: Option<NodeName>,
+    /// Nothing new begins at the primary: a switchover is under way.
+    pub held: bool,
 }
 
 impl ClusterView {

@@ -393,6 +393,7 @@ impl Fold {
             epoch: self.epoch,
             primary: self.primary.clone(),
             nodes: self.slots.iter().map(|slot| self.node_view(slot)).collect(),
+            appointment: None,
             samples: self.samples.clone(),
         }
     }

@@ -1,0 +1,4 @@
+//! The process beside PostgreSQL, and the only one that touches a data directory: `howdah agent`.
+//!
+//! It decides nothing about roles: a coordinator tells it ([`directive`](crate::directive)), under an epoch, and it refuses what is
+//! older than what it has seen.
