@@ -70,7 +70,7 @@ impl Board {
 /// What the choice of a pool depends on.
 fn routes<'a>((name, view): (&'a ClusterName, &'a Arc<ClusterView>)) -> impl PartialEq + use<'a> {
     let nodes: Vec<&NodeName> = view.nodes.iter().map(|node| &node.name).collect();
-    (name, view.epoch, &view.primary, nodes)
+    (name, view.epoch, &view.primary, view.appointment.as_ref().is_some_and(|appointment| appointment.held), nodes)
 }
 
 /// One cluster, as sessions see it.

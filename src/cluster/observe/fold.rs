@@ -42,7 +42,7 @@ use super::history::History;
 use super::observation::{Answer, Miss, Observation, Receiver};
 use super::standing::Standing;
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
-use crate::topology::{ClusterView, Epoch, Era, NodeName, NodeView, Role, Sample, Samples, Stamp, Unfit};
+use crate::topology::{Appointment, ClusterView, Epoch, Era, NodeName, NodeView, Role, Sample, Samples, Stamp, Unfit};
 
 /// Said of a standby whose WAL receiver cannot be looked at.
 const HIDDEN: &str = "it cannot be seen whether it streams: GRANT pg_monitor to the monitor's user";
@@ -62,6 +62,8 @@ pub(super) struct Fold {
     /// What makes nodes a cluster.
     system_identifier: Option<SystemIdentifier>,
     epoch: Epoch,
+    /// A coordinator's word: then nodes' own words name nobody.
+    appointment: Option<Appointment>,
     primary: Option<NodeName>,
     /// The last node that was primary, also while there is none.
     last_primary: Option<NodeName>,
@@ -169,6 +171,7 @@ impl Fold {
             lives: first_life,
             system_identifier: None,
             epoch: Epoch(0),
+            appointment: None,
             primary: None,
             last_primary: None,
             newest_timeline: None,
@@ -186,6 +189,12 @@ impl Fold {
     /// A standby that is further behind is no replica; 0 = no bound. Holds from its next answer on.
     pub(super) fn set_max_lag(&mut self, bytes: u64) {
         self.max_lag = bytes;
+    }
+
+    /// What a coordinator has decided; `None` where there is none.
+    pub(super) fn appoint(&mut self, appointment: Option<Appointment>) {
+        self.appointment = appointment;
+        self.settle();
     }
 
     /// Whether the line of samples is broken, so that an era has to begin before the next view is published.
@@ -393,7 +402,7 @@ impl Fold {
             epoch: self.epoch,
             primary: self.primary.clone(),
             nodes: self.slots.iter().map(|slot| self.node_view(slot)).collect(),
-            appointment: None,
+            appointment: self.appointment.clone(),
             samples: self.samples.clone(),
         }
     }
@@ -479,19 +488,10 @@ impl Fold {
     fn settle(&mut self) {
         let in_use = self.primary.take();
         self.identify();
-        let candidates: Vec<&Slot> =
-            self.slots.iter().filter(|slot| self.accepts_writes(slot) && !self.is_outdated(slot)).collect();
-        let newest = candidates.iter().map(|slot| slot.timeline()).max().flatten();
-        let finalists: Vec<&NodeName> =
-            candidates.iter().filter(|slot| slot.timeline() == newest).map(|slot| &slot.name).collect();
-        let among = |name: &Option<NodeName>| name.clone().filter(|name| finalists.contains(&name));
-        let everybody_asked = self.slots.iter().all(|slot| slot.asked);
-        self.primary = among(&in_use).or_else(|| match finalists.as_slice() {
-            _ if in_use.is_none() && !everybody_asked => None,
-            // two that accept writes on one timeline: only the one that was in use before may go on, nothing is guessed
-            [only] => Some(NodeName::clone(only)),
-            _ => among(&self.last_primary),
-        });
+        self.primary = match &self.appointment {
+            Some(appointment) => self.appointed(appointment),
+            None => self.elected(in_use),
+        };
         if let Some(primary) = &self.primary {
             if self.last_primary.as_ref() != Some(primary) {
                 self.epoch = Epoch(self.epoch.0.saturating_add(1));
@@ -505,7 +505,34 @@ impl Fold {
                 self.insert_lsn = answer.received_lsn.or(self.insert_lsn);
             }
         }
-        self.note_conflicts(newest);
+        if let Some(appointment) = &self.appointment {
+            self.epoch = appointment.epoch;
+        }
+        self.note_conflicts();
+    }
+
+    /// The appointed node, if it says itself that it accepts writes.
+    fn appointed(&self, appointment: &Appointment) -> Option<NodeName> {
+        let appointed = appointment.primary.as_ref()?;
+        let slot = self.slots.iter().find(|slot| slot.name == *appointed)?;
+        self.accepts_writes(slot).then(|| slot.name.clone())
+    }
+
+    /// Without a coordinator: by what nodes say of themselves.
+    fn elected(&self, in_use: Option<NodeName>) -> Option<NodeName> {
+        let candidates: Vec<&Slot> =
+            self.slots.iter().filter(|slot| self.accepts_writes(slot) && !self.is_outdated(slot)).collect();
+        let newest = candidates.iter().map(|slot| slot.timeline()).max().flatten();
+        let finalists: Vec<&NodeName> =
+            candidates.iter().filter(|slot| slot.timeline() == newest).map(|slot| &slot.name).collect();
+        let among = |name: &Option<NodeName>| name.clone().filter(|name| finalists.contains(&name));
+        let everybody_asked = self.slots.iter().all(|slot| slot.asked);
+        among(&in_use).or_else(|| match finalists.as_slice() {
+            _ if in_use.is_none() && !everybody_asked => None,
+            // two that accept writes on one timeline: only the one that was in use before may go on, nothing is guessed
+            [only] => Some(NodeName::clone(only)),
+            _ => among(&self.last_primary),
+        })
     }
 
     /// Whether it is on an older timeline than the last primary, and is not that node itself.
@@ -513,16 +540,18 @@ impl Fold {
         self.last_primary.as_ref().is_some_and(|last| *last != slot.name) && slot.timeline() < self.newest_timeline
     }
 
-    fn note_conflicts(&mut self, newest: Option<Timeline>) {
-        let newest = newest.max(self.newest_timeline);
+    fn note_conflicts(&mut self) {
         let writable: Vec<NodeName> =
             self.slots.iter().filter(|slot| self.accepts_writes(slot)).map(|slot| slot.name.clone()).collect();
+        let timelines = self.slots.iter().filter(|slot| writable.contains(&slot.name)).map(Slot::timeline);
+        let newest = timelines.max().flatten().max(self.newest_timeline);
         for slot in &mut self.slots {
             let loses = writable.contains(&slot.name) && self.primary.as_ref() != Some(&slot.name);
             slot.conflict = match (loses, slot.timeline(), newest) {
                 (true, Some(its), Some(newest)) if its < newest => {
                     Some(format!("accepts writes on timeline {its}, but the cluster is on timeline {newest}"))
                 }
+                (true, _, _) if self.appointment.is_some() => Some("accepts writes, and is not appointed".to_owned()),
                 (true, _, _) if writable.len() > 1 => match &self.primary {
                     Some(primary) => Some(format!("accepts writes, but the primary is \"{primary}\"")),
                     None => Some("accepts writes, and so does another node on the same timeline".to_owned()),

@@ -102,7 +102,9 @@ impl Probe {
             if !self.report(Observation::Missed(miss)).await {
                 return;
             }
-            time::sleep(pause).await;
+            time::sleep(INTERVAL_MIN).await;
+            // who says that something has happened there knows more than a pause
+            let _ = time::timeout(pause, self.suspected.notified()).await;
             pause = (pause * 2).min(pause_max);
         }
     }

@@ -19,7 +19,7 @@ use super::fold::Fold;
 use super::observation::{Miss, Observation};
 use super::probe::{Probe, ProbeId, Report};
 use crate::catalog::{Monitor, WatchedCluster, WatchedNode};
-use crate::topology::{Board, ClusterBoard, ClusterName, ClusterView, NodeName, Topology};
+use crate::topology::{Appointment, Board, ClusterBoard, ClusterName, ClusterView, NodeName, Topology};
 
 /// Reports under way at most; a probe that finds it full waits.
 const REPORTS_MAX: usize = 256;
@@ -35,6 +35,7 @@ const UNWATCHED: &str = "not asked: a cluster with several nodes needs [clusters
 #[derive(Debug)]
 pub struct Watch {
     wanted: wanted::Sender<Option<Vec<WatchedCluster>>>,
+    appointed: mpsc::UnboundedSender<(ClusterName, Option<Appointment>)>,
 }
 
 /// Starts watching. What needs no asking is on the board when this returns.
@@ -46,8 +47,10 @@ pub fn watch(clusters: Vec<WatchedCluster>, board: Arc<Board>) -> Watch {
     let mut watcher = Watcher::new(board, reports_in);
     watcher.replace(clusters.clone());
     let (wanted, changes) = wanted::channel(Some(clusters));
-    tokio::spawn(watcher.run(reports, changes));
-    Watch { wanted }
+    // unbounded: a coordinator says something a few times per change of the primary
+    let (appointed, appointments) = mpsc::unbounded_channel();
+    tokio::spawn(watcher.run(reports, changes, appointments));
+    Watch { wanted, appointed }
 }
 
 impl Watch {
@@ -55,6 +58,12 @@ impl Watch {
     /// the others' probes are stopped. Takes effect soon after it returns.
     pub fn replace(&self, clusters: Vec<WatchedCluster>) {
         self.wanted.send_replace(Some(clusters));
+    }
+
+    /// From now on only this node is the cluster's primary, and it is looked at at once; without an appointment nodes' own words
+    /// count. What is said of a cluster that is not watched yet holds as soon as it is.
+    pub fn appoint(&self, cluster: &ClusterName, appointment: Option<Appointment>) {
+        let _ = self.appointed.send((cluster.clone(), appointment)); // fails once the watcher has stopped
     }
 
     /// Where a node listens, as people write it: `10.0.0.1:5432`.
@@ -77,6 +86,8 @@ struct Watcher {
     board: Arc<Board>,
     reports_in: mpsc::Sender<Report>,
     clusters: BTreeMap<ClusterName, Watched>,
+    /// What coordinators have said last.
+    appointments: BTreeMap<ClusterName, Appointment>,
     /// Which node a running probe asks.
     probes: HashMap<ProbeId, (ClusterName, NodeName)>,
     next_probe: u64,
@@ -142,6 +153,7 @@ impl Watcher {
             board,
             reports_in,
             clusters: BTreeMap::new(),
+            appointments: BTreeMap::new(),
             probes: HashMap::new(),
             next_probe: 0,
             first_life: 0,
@@ -154,6 +166,7 @@ impl Watcher {
         mut self,
         mut reports: mpsc::Receiver<Report>,
         mut changes: wanted::Receiver<Option<Vec<WatchedCluster>>>,
+        mut appointments: mpsc::UnboundedReceiver<(ClusterName, Option<Appointment>)>,
     ) {
         loop {
             tokio::select! {
@@ -165,6 +178,7 @@ impl Watcher {
                         (Ok(()), None) | (Err(_), _) => return,
                     }
                 }
+                Some((cluster, appointment)) = appointments.recv() => self.appoint(cluster, appointment),
                 Some(report) = reports.recv() => self.take_in(report),
                 Some(ended) = self.tasks.join_next() => match ended {
                     Err(error) if error.is_panic() => self.restart_fallen(error.id()),
@@ -173,6 +187,24 @@ impl Watcher {
                 },
             }
         }
+    }
+
+    fn appoint(&mut self, cluster: ClusterName, appointment: Option<Appointment>) {
+        let named = appointment.as_ref().and_then(|appointment| appointment.primary.clone());
+        if let Some(watched) = self.clusters.get_mut(&cluster) {
+            watched.fold.appoint(appointment.clone());
+            let changed = watched.settle(None);
+            if let Some(running) = watched.nodes.iter().find(|running| Some(&running.node.name) == named.as_ref()) {
+                running.suspected.notify_one();
+            }
+            if changed {
+                self.publish();
+            }
+        }
+        match appointment {
+            Some(appointment) => self.appointments.insert(cluster, appointment),
+            None => self.appointments.remove(&cluster),
+        };
     }
 
     fn take_in(&mut self, report: Report) {
@@ -244,6 +276,7 @@ impl Watcher {
         });
         let mut nodes_before = std::mem::take(&mut watched.nodes);
         let fold = &mut watched.fold;
+        fold.appoint(self.appointments.get(&cluster.name).cloned());
         fold.set_failure_threshold(threshold);
         fold.set_max_lag(cluster.max_lag);
         let names: Vec<NodeName> = cluster.nodes.iter().map(|node| node.name.clone()).collect();

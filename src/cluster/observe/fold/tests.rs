@@ -549,3 +549,29 @@ fn lag_time_counts_from_when_the_log_went_beyond_what_was_replayed() {
     cluster.observe("b", standby_at(300));
     assert_eq!(node(&cluster, "b").lag_time, Some(Duration::ZERO));
 }
+
+fn appoint(cluster: &mut Cluster, epoch: u64, primary: Option<&str>) {
+    cluster.fold.appoint(Some(Appointment { epoch: Epoch(epoch), primary: primary.map(Into::into), held: false }));
+    cluster.settle();
+}
+
+#[test]
+fn with_a_coordinator_only_the_appointed_node_is_the_primary_and_only_once_it_says_so_itself() {
+    let mut cluster = cluster(&["a", "b"]);
+    appoint(&mut cluster, 3, None);
+    cluster.observe("a", primary_on(1, 10));
+    cluster.observe("b", standby_at(10));
+    assert_eq!((primary(&cluster), cluster.view().epoch), (None, Epoch(3)));
+    appoint(&mut cluster, 3, Some("a"));
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    // somebody promotes the other by hand: a newer timeline does not count
+    cluster.observe("b", primary_on(2, 20));
+    assert_eq!(primary(&cluster).as_deref(), Some("a"));
+    assert!(cluster.view().node("b").unwrap().trouble.as_deref().unwrap().contains("not appointed"));
+    // and the next in order
+    cluster.observe("b", standby_at(20));
+    appoint(&mut cluster, 4, Some("b"));
+    assert_eq!((primary(&cluster), cluster.view().epoch), (None, Epoch(4)));
+    cluster.observe("b", primary_on(2, 30));
+    assert_eq!((primary(&cluster).as_deref(), cluster.view().epoch), (Some("b"), Epoch(4)));
+}

@@ -1,0 +1,136 @@
+//! A directory with a file per cluster, for one daemon: `[store] kind = "local"`.
+//!
+//! Invariant: at any moment, a power cut included, the file is a whole record: it is written beside and renamed, and both the file
+//! and the directory are fsynced. A lock on the directory keeps a second daemon out.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Store, StoreError, Stored};
+use crate::cluster::decide::Record;
+
+/// Records in files.
+#[derive(Debug)]
+pub struct LocalStore {
+    directory: PathBuf,
+    /// Held for as long as this lives.
+    _lock: File,
+}
+
+impl LocalStore {
+    /// Opens the directory, making it if need be, and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or another daemon has it.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(directory).map_err(error("make the directory", directory))?;
+        let path = directory.join("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let lock = lock.map_err(error("open", &path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(directory.display().to_string())),
+            Err(errno) => Err(error("lock", &path)(errno.into())),
+        }
+    }
+
+    fn path(&self, cluster: &str) -> PathBuf {
+        self.directory.join(format!("{cluster}.json"))
+    }
+}
+
+fn error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
+    move |source| StoreError::Io { what, path: path.display().to_string(), source }
+}
+
+fn load(path: &Path) -> Result<Option<Record>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(source) => Err(StoreError::Unreadable { path: path.display().to_string(), source }),
+        },
+        Err(none) if none.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(error("read", path)(source)),
+    }
+}
+
+fn save(path: &Path, record: &Record) -> Result<(), StoreError> {
+    let found = load(path)?.map_or(0, |record| record.generation);
+    let expected = record.generation.saturating_sub(1);
+    if found != expected {
+        return Err(StoreError::Moved { found, expected });
+    }
+    let mut text = serde_json::to_vec_pretty(record)
+        .map_err(|source| StoreError::Unreadable { path: path.display().to_string(), source })?;
+    text.push(b'\n');
+    let beside = path.with_extension("json.new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&beside)
+        .map_err(error("write", &beside))?;
+    file.write_all(&text).and_then(|()| file.sync_all()).map_err(error("write", &beside))?;
+    fs::rename(&beside, path).map_err(error("replace", path))?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(error("fsync", directory))
+}
+
+impl Store for LocalStore {
+    fn load<'a>(&'a self, cluster: &'a str) -> Stored<'a, Option<Record>> {
+        Box::pin(async move { load(&self.path(cluster)) })
+    }
+
+    fn save<'a>(&'a self, cluster: &'a str, record: &'a Record) -> Stored<'a, ()> {
+        let (path, record) = (self.path(cluster), record.clone());
+        Box::pin(async move {
+            // a disk that hangs must not take everything else along
+            let saved = tokio::task::spawn_blocking(move || save(&path, &record)).await;
+            saved.unwrap_or_else(|panic| {
+                Err(StoreError::Io { what: "write", path: String::new(), source: io::Error::other(panic) })
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::topology::Epoch;
+
+    fn record(generation: u64, epoch: u64) -> Record {
+        Record { generation, epoch: Epoch(epoch), ..Record::default() }
+    }
+
+    #[tokio::test]
+    async fn a_record_is_what_was_written_last_and_only_the_next_generation_replaces_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        assert_eq!(store.load("main").await.unwrap(), None);
+        store.save("main", &record(1, 5)).await.unwrap();
+        store.save("main", &record(2, 6)).await.unwrap();
+        assert_eq!(store.load("main").await.unwrap(), Some(record(2, 6)));
+        for wrong in [1, 2, 4] {
+            assert!(matches!(store.save("main", &record(wrong, 9)).await, Err(StoreError::Moved { .. })), "{wrong}");
+        }
+        assert_eq!(store.load("main").await.unwrap(), Some(record(2, 6)));
+    }
+
+    #[tokio::test]
+    async fn a_second_daemon_is_kept_out_and_what_is_no_record_is_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        assert!(matches!(LocalStore::open(directory.path()), Err(StoreError::InUse(_))));
+        fs::write(store.path("main"), "{ torn").unwrap();
+        assert!(matches!(store.load("main").await, Err(StoreError::Unreadable { .. })));
+        assert!(matches!(store.save("main", &record(1, 1)).await, Err(StoreError::Unreadable { .. })));
+        drop(store);
+        LocalStore::open(directory.path()).unwrap();
+    }
+}
