@@ -147,7 +147,7 @@ fn parse_host(text: &str, whole: &str) -> Result<Host, AddressError> {
     if plain && !numeric { Ok(Host::Name(text.to_owned())) } else { Err(AddressError::BadHost(whole.to_owned())) }
 }
 
-fn parse_tcp(text: &str, usual_port: u16) -> Result<(Host, u16), AddressError> {
+pub(super) fn parse_tcp(text: &str, usual_port: u16) -> Result<(Host, u16), AddressError> {
     if text == "*" || text.starts_with("*:") {
         return Err(AddressError::Star(usual_port));
     }
@@ -169,7 +169,7 @@ fn parse_tcp(text: &str, usual_port: u16) -> Result<(Host, u16), AddressError> {
     host.map(|host| (host, port)).ok_or_else(|| AddressError::BadHost(text.to_owned()))
 }
 
-fn parse_path(path: &str, whole: &str, added_bytes: usize) -> Result<PathBuf, AddressError> {
+pub(super) fn parse_path(path: &str, whole: &str, added_bytes: usize) -> Result<PathBuf, AddressError> {
     if !path.starts_with('/') {
         return Err(AddressError::RelativePath(whole.to_owned()));
     }
@@ -240,7 +240,7 @@ impl FromStr for NodeHost {
     }
 }
 
-fn print_tcp(host: &Host, port: u16, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub(super) fn print_tcp(host: &Host, port: u16, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match host {
         Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{port}"),
         Host::Ip(IpAddr::V4(ip)) => write!(f, "{ip}:{port}"),

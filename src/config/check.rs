@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::address::{Address, HttpAddress, NodeHost};
+use super::agents::AgentAddress;
 use super::document::{At, Document, Step, key_name};
 use super::duration::{ConfigDuration, Period};
 use super::listener::SocketMode;
@@ -168,6 +169,7 @@ impl<'d> Walk<'d, '_> {
             Some("size") => wrong::<ByteSize>(text),
             Some("address") => wrong::<Address>(text),
             Some("http address") => wrong::<HttpAddress>(text),
+            Some("agent address") => wrong::<AgentAddress>(text),
             Some("host") => wrong::<NodeHost>(text),
             Some("file mode") => wrong::<SocketMode>(text),
             _ if text.is_empty() && !secret => Some("the text is empty".to_owned()),

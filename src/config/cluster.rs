@@ -1,4 +1,4 @@
-//! `[clusters.NAME]`: the nodes that share one system identifier, and how they are watched.
+//! `[clusters.NAME]`: the nodes that share one system identifier, how they are watched, and who fails over.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::address::NodeHost;
+use super::agents::{AgentAddress, Agents};
 use super::duration::Period;
+use super::failover::{Failover, FailoverMode, Switchover};
 use super::routing::{Balance, Consistency};
 use super::secret::Secret;
 use super::size::ByteSize;
@@ -35,12 +37,40 @@ pub struct Cluster {
     #[schemars(extend("x-reload" = "live"))]
     pub max_lag: ByteSize,
 
+    /// The node that should be the primary. Who is it is found out without this; a change of it and a reload is a switchover to
+    /// the node it names. Not with failover mode `"observe"`.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live", "x-example" = "a"))]
+    pub primary: Option<String>,
+
     /// How howdah looks after the nodes: a connection of its own to each.
     pub monitor: Monitor,
+
+    /// Who acts when the primary fails, and under which conditions.
+    #[serde(default)]
+    pub failover: Failover,
+
+    /// How a planned change of the primary goes about the clients.
+    #[serde(default)]
+    pub switchover: Switchover,
+
+    /// Mutual TLS towards the agents at `https://` addresses. Each side checks the other's certificate; there is no other way in
+    /// over a network.
+    #[serde(default)]
+    pub agents: Agents,
 
     /// The PostgreSQL instances of this cluster, at least one.
     #[serde(default)]
     pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Who fails over: what the file says, or what follows from the nodes.
+    #[must_use]
+    pub fn failover_mode(&self) -> FailoverMode {
+        let all = !self.nodes.is_empty() && self.nodes.iter().all(|node| node.agent.is_some());
+        self.failover.mode.unwrap_or(if all { FailoverMode::Automatic } else { FailoverMode::Observe })
+    }
 }
 
 /// How howdah looks after the nodes: a connection of its own to each. Outside of every pool and its limits.
@@ -129,10 +159,41 @@ pub struct Node {
     #[schemars(extend("x-reload" = "live"))]
     pub weight: u32,
 
+    /// The agent beside this PostgreSQL (`howdah agent`): `"unix:/path"`, its socket on this machine, or `"https://host:port"`, which
+    /// needs `[clusters.NAME.agents]`. Absent: the node is only observed.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live", "x-example" = "unix:/run/howdah/agent.sock"))]
+    pub agent: Option<AgentAddress>,
+
+    /// Which of two standbys is promoted that have the same of the primary's log: the one with the greater number, then the one
+    /// that stands first. 0 = never.
+    #[serde(default = "default_priority")]
+    #[schemars(extend("x-reload" = "live"))]
+    pub priority: u32,
+
+    /// Where the other nodes find this one for replication, if not at `host`: what is written into their `primary_conninfo`.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live", "x-example" = "10.1.0.1"))]
+    pub replication_host: Option<NodeHost>,
+
+    /// The port for replication, if not `port`.
+    #[serde(default)]
+    #[schemars(extend("x-reload" = "live", "x-example" = "5432"), range(min = 1))]
+    pub replication_port: Option<u16>,
+
     /// TLS towards this node. Absent: mode prefer, as in libpq. Not with a socket directory, which has no TLS.
     #[serde(default)]
     #[schemars(extend("x-inline" = true, "x-example" = "{ mode = \"verify-full\", ca = \"root.crt\" }"))]
     pub tls: Option<NodeTls>,
+}
+
+impl Node {
+    /// Where the other nodes replicate from: a host as libpq takes it, and a port.
+    #[must_use]
+    pub fn replication_place(&self) -> (String, u16) {
+        let host = self.replication_host.as_ref().unwrap_or(&self.host);
+        (host.to_string(), self.replication_port.unwrap_or(self.port))
+    }
 }
 
 fn default_dbname() -> String {
@@ -157,6 +218,10 @@ fn default_lag_interval() -> Period {
 
 fn default_weight() -> u32 {
     1
+}
+
+fn default_priority() -> u32 {
+    100
 }
 
 fn default_failure_threshold() -> u32 {

@@ -3,6 +3,7 @@
 //! Runs again on every reload, so that a new certificate or password file is noticed.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,11 @@ use super::hba::{Fault, Hba, IdentMaps};
 use super::problem::{Place, Problem};
 use super::secret::Secret;
 use super::users_file;
+
+/// A shorter token could be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+/// Write and execute for the group, anything for others.
+const TOKEN_MODE_FORBIDDEN: u32 = 0o037;
 
 /// Fills in what is found elsewhere; a problem for everything that is not found.
 pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path) -> Vec<Problem> {
@@ -39,6 +45,9 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
         }
     }
     seek.auth(&mut config.auth);
+    config.http.admin_token = seek.token(&mut config.http.admin_token_file, "admin_token_file");
+    config.http.read_token = seek.token(&mut config.http.read_token_file, "read_token_file");
+    config.store.path = seek.base.join(&config.store.path);
     for (name, cluster) in &mut config.clusters {
         let monitor = &mut cluster.monitor;
         let given = Password { text: &monitor.password, file: &mut monitor.password_file, env: &monitor.password_env };
@@ -52,6 +61,11 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
                 }
                 None => {}
             }
+        }
+        for (file, key) in
+            [(&mut cluster.agents.ca, "ca"), (&mut cluster.agents.cert, "cert"), (&mut cluster.agents.key, "key")]
+        {
+            seek.file(file, key_path!["clusters", name, "agents", key]);
         }
         for (i, node) in cluster.nodes.iter_mut().enumerate() {
             if let Some(tls) = &mut node.tls {
@@ -136,6 +150,26 @@ impl Seek<'_, '_> {
                 None
             }
         }
+    }
+
+    /// A token of the API: the first line of a file that not everybody can read.
+    fn token(&mut self, file: &mut Option<PathBuf>, key: &'static str) -> Option<Secret> {
+        let path = key_path!["http", key];
+        let (file, text) = self.text(file, path)?;
+        let shown = file.display();
+        let mode = fs::metadata(&file).map_or(0, |metadata| metadata.permissions().mode());
+        if mode & TOKEN_MODE_FORBIDDEN != 0 {
+            let message = format!("\"{shown}\" can be read or written by others (mode {:04o})", mode & 0o7777);
+            self.report(path, At::Value, message, &format!("chmod 0640 \"{shown}\", or stricter"));
+            return None;
+        }
+        let token = text.lines().next().unwrap_or_default().trim();
+        if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            let message = format!("the first line of \"{shown}\" is no token of {TOKEN_BYTES_MIN} characters or more");
+            self.report(path, At::Value, message, "make one with: openssl rand -hex 32");
+            return None;
+        }
+        Some(Secret::new(token.to_owned()))
     }
 
     /// What is wrong with another file than the configuration.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use schemars::JsonSchema;
@@ -17,6 +18,8 @@ use super::listener::Listener;
 use super::network::Network;
 use super::pool::Pool;
 use super::routing::Routing;
+use super::secret::Secret;
+use super::store::Store;
 use super::timeouts::Timeouts;
 use super::user::User;
 
@@ -75,6 +78,11 @@ pub struct Config {
     /// Metrics, health and the API.
     #[serde(default)]
     pub http: Http,
+
+    /// Where the daemon keeps what must outlive it: who the primary of each cluster is, what it was about to do, the history. Only
+    /// used for clusters whose failover mode is not `"observe"`.
+    #[serde(default)]
+    pub store: Store,
 
     /// What howdah says about itself, on standard error.
     #[serde(default)]
@@ -181,12 +189,38 @@ pub struct Http {
     /// `"host:port"`, `"unix:/path"` for a socket file, or `"off"`.
     #[schemars(extend("x-reload" = "restart"))]
     pub address: HttpAddress,
+
+    /// A file whose first line is the token for everything: who changes something must send it (`Authorization: Bearer TOKEN`). At
+    /// least 16 characters; nobody but the file's owner and group may read the file. Absent: changes are accepted from whoever may use
+    /// the Unix socket, and over TCP only while `address` is a loopback address. Relative to the configuration file; read again on
+    /// reload.
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "admin.token"))]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// The same for those who may only look: with it nobody looks without one of the two tokens, but for `/healthz` and
+    /// `/readyz`. Needs `admin_token_file`.
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "read.token"))]
+    pub read_token_file: Option<PathBuf>,
+
+    /// What `admin_token_file` led to.
+    #[serde(skip)]
+    pub admin_token: Option<Secret>,
+
+    /// What `read_token_file` led to.
+    #[serde(skip)]
+    pub read_token: Option<Secret>,
 }
 
 impl Default for Http {
     fn default() -> Self {
         let host = super::address::Host::Ip(std::net::Ipv4Addr::LOCALHOST.into());
-        Self { address: HttpAddress::Tcp { host, port: 6433 } }
+        Self {
+            address: HttpAddress::Tcp { host, port: 6433 },
+            admin_token_file: None,
+            read_token_file: None,
+            admin_token: None,
+            read_token: None,
+        }
     }
 }
 

@@ -19,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod address;
+mod agents;
 mod auth;
 mod check;
 mod cluster;
@@ -27,6 +28,7 @@ mod credential;
 mod database;
 mod document;
 mod duration;
+mod failover;
 mod file;
 pub mod hba;
 mod listener;
@@ -42,6 +44,7 @@ mod routing;
 mod schema;
 mod secret;
 mod size;
+mod store;
 mod suggest;
 mod text;
 mod timeouts;
@@ -51,11 +54,13 @@ pub mod users_file;
 mod validate;
 
 pub use address::{Address, Host, HttpAddress, NodeHost};
+pub use agents::{AgentAddress, AgentAddressError, Agents};
 pub use auth::{Auth, AuthMethod};
 pub use cluster::{Cluster, Monitor, Node};
 pub use credential::Credential;
 pub use database::{ANY_DATABASE, Database};
 pub use duration::{ConfigDuration, Period};
+pub use failover::{Durability, Failover, FailoverMode, Lease, OnOpen, Switchover};
 pub use file::{Config, Http, Limits, Log, LogFormat, LogLevel, Workers};
 pub use listener::{Listener, SOCKET_PORT, SocketMode};
 pub use load::{load, parse};
@@ -68,6 +73,7 @@ pub use render::{render_docs, render_reference};
 pub use routing::{Balance, Consistency, Routing, RoutingRole};
 pub use secret::Secret;
 pub use size::ByteSize;
+pub use store::{Store, StoreKind};
 pub use timeouts::{Timeouts, TimeoutsOverlay};
 pub use tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode, TlsNegotiation};
 pub use user::User;

@@ -30,6 +30,8 @@ pub fn compare(running: &Config, configured: &Config) -> Vec<RestartNeeded> {
         ("limits.workers", running.limits.workers.to_string(), configured.limits.workers.to_string()),
         ("listeners", sockets(&running.listeners), sockets(&configured.listeners)),
         ("http.address", running.http.address.to_string(), configured.http.address.to_string()),
+        ("store.kind", running.store.kind.as_str().to_owned(), configured.store.kind.as_str().to_owned()),
+        ("store.path", running.store.path.display().to_string(), configured.store.path.display().to_string()),
     ];
     pairs
         .into_iter()
@@ -50,6 +52,7 @@ pub fn keep_bound(running: &Config, configured: &mut Config) {
     }
     configured.limits.workers = running.limits.workers;
     configured.http.address = running.http.address.clone();
+    configured.store = running.store.clone();
 }
 
 /// What is bound, whatever the order: the address, and for a Unix socket who may use it. TLS is not part of it.

@@ -8,14 +8,17 @@ use serde::de::value::Error as Stop;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde_json::{Map, Value};
 
+use super::agents::Agents;
 use super::auth::Auth;
 use super::cluster::{Cluster, Monitor, Node};
 use super::database::Database;
+use super::failover::{Failover, Switchover};
 use super::file::{Config, Http, Limits, Log};
 use super::listener::Listener;
 use super::network::Network;
 use super::pool::{Pool, PoolOverlay};
 use super::routing::Routing;
+use super::store::Store;
 use super::timeouts::{Timeouts, TimeoutsOverlay};
 use super::tls::{ListenerTls, NodeTls};
 use super::user::User;
@@ -115,11 +118,15 @@ fn declared(name: &str) -> &'static [&'static str] {
         "Auth" => fields_of::<Auth>(),
         "User" => fields_of::<User>(),
         "Cluster" => fields_of::<Cluster>(),
+        "Failover" => fields_of::<Failover>(),
+        "Switchover" => fields_of::<Switchover>(),
+        "Agents" => fields_of::<Agents>(),
         "Monitor" => fields_of::<Monitor>(),
         "Node" => fields_of::<Node>(),
         "NodeTls" => fields_of::<NodeTls>(),
         "Database" => fields_of::<Database>(),
         "Http" => fields_of::<Http>(),
+        "Store" => fields_of::<Store>(),
         "Log" => fields_of::<Log>(),
         _ => &[],
     }
@@ -294,6 +301,8 @@ mod tests {
             ".listeners.socket_mode",
             ".listeners.socket_group",
             ".http.address",
+            ".store.kind",
+            ".store.path",
         ];
         assert_eq!(names, compared);
     }

@@ -28,7 +28,11 @@ fn default(leaf: &Leaf) -> Option<String> {
 
 /// What to show where a value is wanted: the default, or else an example.
 fn sample(key: &Key, leaf: &Leaf) -> String {
-    let example = || key.example.as_ref().map(|example| literal(&Value::from(example.as_str())));
+    let number = leaf.types.iter().any(|name| name == "integer");
+    let example = || {
+        let example = key.example.as_deref()?;
+        Some(if number { example.to_owned() } else { literal(&Value::from(example)) })
+    };
     default(leaf).or_else(example).unwrap_or_else(|| "\"\"".to_owned())
 }
 

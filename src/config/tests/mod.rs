@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 
 mod auth;
+mod failover;
 mod problems;
 mod settings;
 

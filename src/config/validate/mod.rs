@@ -1,5 +1,7 @@
 //! What only the whole file can show: names that nobody defines, addresses used twice, files without their pair.
 
+mod failover;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -21,9 +23,11 @@ pub(super) fn validate(config: &Config, document: &Document<'_>) -> Vec<Problem>
     rules.listeners(config);
     for (name, cluster) in &config.clusters {
         rules.nodes(name, &cluster.nodes);
+        rules.failover(name, cluster);
     }
     rules.databases(config);
     rules.auth(config);
+    rules.store(config);
     rules.problems
 }
 
