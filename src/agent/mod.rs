@@ -3,8 +3,10 @@
 //! It decides nothing about roles: a coordinator tells it ([`directive`](crate::directive)), under an epoch, and it refuses what is
 //! older than what it has seen.
 //!
-//! - `config`: agent.toml
-//! - `step`: one reversible act of a job
+//! - [`config`]: `agent.toml`
+//! - [`step`]: one reversible act of a job
+//! - [`sweep`]: finds every server process of the data directory, and leaves none
 
 pub mod config;
 pub mod step;
+pub mod sweep;
