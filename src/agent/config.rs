@@ -41,6 +41,30 @@ pub struct AgentConfig {
     /// How long things may take.
     #[serde(default)]
     pub jobs: Jobs,
+    /// What was found on this machine; not in the file.
+    #[serde(skip)]
+    pub found: Found,
+}
+
+/// What the file leaves open, and the start finds out ([`surroundings`](super::surroundings)).
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Where PostgreSQL's programs are.
+    pub programs: PathBuf,
+    /// The major version of the data directory, and so of the programs.
+    pub major: u32,
+    /// The systemd unit that starts and stops PostgreSQL; none: `pg_ctl`.
+    pub unit: Option<String>,
+    /// The number of `[listen] group`.
+    pub gid: Option<u32>,
+}
+
+impl Found {
+    /// One of PostgreSQL's programs.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
 }
 
 /// `[listen]`

@@ -46,6 +46,7 @@ mod secret;
 mod size;
 mod store;
 mod suggest;
+pub(crate) mod suggest;
 mod text;
 mod timeouts;
 mod tls;

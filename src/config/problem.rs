@@ -57,7 +57,7 @@ pub struct Problems(Vec<Problem>);
 
 impl Problems {
     /// `Ok` when there are none.
-    pub(super) fn none_or_all(mut problems: Vec<Problem>) -> Result<(), Self> {
+    pub(crate) fn none_or_all(mut problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
             return Ok(());
         }

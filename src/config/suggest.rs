@@ -1,7 +1,7 @@
 //! What somebody may have meant: the known word nearest to the one that was written.
 
 /// The nearest of the known words, if one is near enough to be worth a question.
-pub(super) fn nearest<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let lower = written.to_ascii_lowercase().replace('-', "_");
     // A third of the letters may be wrong: "siez" for "size" yes, "port" for "role" no.
     let limit = (written.chars().count() / 3).max(1);

@@ -1,0 +1,291 @@
+//! From the path of `agent.toml` to an [`AgentConfig`], or to everything that is wrong with the file.
+//!
+//! Not here: what only a look at the machine can tell (`surroundings`).
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::config::{AgentConfig, Listen, Login};
+use crate::config::suggest::nearest;
+use crate::config::{Place, Problem, Problems, Secret};
+
+/// As in libpq.
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// Reads and checks an `agent.toml`, and the password files that it names.
+///
+/// # Errors
+/// What is wrong, with line, column and key: the first thing that does not read; everything else together.
+pub fn load(path: &Path) -> Result<AgentConfig, Problems> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(error) => Err(problem(path, None, "", format!("cannot be read: {error}"), None).into()),
+    }
+}
+
+/// [`load`] for a text that was read already.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(path: &Path, text: &str) -> Result<AgentConfig, Problems> {
+    let mut config: AgentConfig = toml::from_str(text).map_err(|error| unreadable(path, text, &error))?;
+    let mut seek = Seek { path, text, problems: Vec::new() };
+    seek.config(&mut config);
+    Problems::none_or_all(seek.problems)?;
+    Ok(config)
+}
+
+fn problem(path: &Path, place: Option<Place>, key: &str, message: String, advice: Option<String>) -> Problem {
+    Problem { file: path.to_owned(), place, key: key.to_owned(), message, advice, excerpt: None }
+}
+
+/// What serde does not take: `unknown field` comes with the names that there are.
+fn unreadable(path: &Path, text: &str, error: &toml::de::Error) -> Problems {
+    let place = error.span().map(|span| place(text, &span));
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if message.starts_with("unknown field")
+        && let Some(written) = quoted.next()
+    {
+        let known: Vec<&str> = quoted.collect();
+        let advice = match nearest(written, known.iter().copied()) {
+            Some(meant) => format!("did you mean \"{meant}\"?"),
+            None => format!("there are: {}", known.join(", ")),
+        };
+        return problem(path, place, written, "unknown key".to_owned(), Some(advice)).into();
+    }
+    if let Some(missing) = message.strip_prefix("missing field").and_then(|rest| rest.split('`').nth(1)) {
+        return problem(path, place, missing, "is missing".to_owned(), None).into();
+    }
+    let key = error.span().map_or("", |span| key_before(text, span.start));
+    problem(path, place, key, message, None).into()
+}
+
+/// The key of the line that a value is in.
+fn key_before(text: &str, byte: usize) -> &str {
+    let line = text.get(..byte).and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
+    line.split_once('=').map_or("", |(key, _)| key.trim())
+}
+
+fn place(text: &str, span: &Range<usize>) -> Place {
+    let before = text.get(..span.start).unwrap_or(text);
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    Place { line: before.matches('\n').count().saturating_add(1), column: line.chars().count().saturating_add(1) }
+}
+
+/// Looks for what is wrong.
+struct Seek<'t> {
+    path: &'t Path,
+    text: &'t str,
+    problems: Vec<Problem>,
+}
+
+impl Seek<'_> {
+    fn config(&mut self, config: &mut AgentConfig) {
+        for (key, value) in [("cluster", &config.cluster), ("node", &config.node)] {
+            if value.is_empty() {
+                self.report(key, "must not be empty", "write the name that howdah.toml has for it");
+            }
+        }
+        self.absolute("data_directory", Some(&config.data_directory));
+        self.absolute("state_directory", Some(&config.state_directory));
+        if config.state_directory.starts_with(&config.data_directory) {
+            let advice = "it must outlive a data directory that is replaced";
+            self.report("state_directory", "must not be inside the data directory", advice);
+        }
+        if config.bin_directory != "auto" {
+            self.absolute("bin_directory", Some(Path::new(&config.bin_directory)));
+        }
+        if config.service.is_empty() {
+            self.report("service", "must not be empty", "write \"auto\", \"none\" or a unit of systemd's");
+        }
+        if config.superuser.user.is_empty() {
+            self.report("superuser.user", "must not be empty", "");
+        }
+        self.absolute("superuser.socket", config.superuser.socket.as_deref());
+        self.listen(&mut config.listen, &mut config.found.gid);
+        self.login("replication", &mut config.replication);
+        if let Some(rewind) = &mut config.rewind {
+            self.login("rewind", rewind);
+        }
+        for (key, period) in [("step_timeout", config.jobs.step_timeout), ("job_timeout", config.jobs.job_timeout)] {
+            if period.get().is_zero() {
+                self.report(&format!("jobs.{key}"), "must not be 0", "every step ends at some time");
+            }
+        }
+    }
+
+    fn listen(&mut self, listen: &mut Listen, gid: &mut Option<u32>) {
+        if listen.unix.is_none() && listen.address.is_none() {
+            self.report("listen", "has neither unix nor address", "write unix = \"/run/howdah/agent.sock\"");
+        }
+        self.absolute("listen.unix", listen.unix.as_deref());
+        if let Some(group) = &listen.group {
+            *gid = number_of_group(group);
+            if gid.is_none() {
+                let message = format!("/etc/group has no group \"{group}\"");
+                self.report("listen.group", &message, "write a group of this machine, or its number");
+            }
+        }
+        let Some(address) = &listen.address else { return };
+        if !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+            self.report("listen.address", "is not host:port", "as in \"10.0.0.1:6434\"");
+        }
+        for (key, file) in [("cert", &listen.cert), ("key", &listen.key), ("ca", &listen.ca)] {
+            if file.is_none() {
+                let message = format!("needs {key} as well: over TCP both sides show certificates");
+                self.report("listen.address", &message, "");
+            }
+        }
+        if listen.allow.is_empty() {
+            let message = "needs allow: the common names of the daemons that may talk to this agent";
+            self.report("listen.address", message, "");
+        }
+    }
+
+    fn login(&mut self, table: &str, login: &mut Login) {
+        if login.user.is_empty() {
+            self.report(&format!("{table}.user"), "must not be empty", "");
+        }
+        if !SSL_MODES.contains(&login.sslmode.as_str()) {
+            let key = format!("{table}.sslmode");
+            self.report(&key, &format!("\"{}\" is none of libpq's", login.sslmode), &SSL_MODES.join(", "));
+        }
+        let Some(file) = &login.password_file else { return };
+        match fs::read_to_string(file).map(Secret::new) {
+            Ok(text) => {
+                login.password = Some(Secret::new(text.reveal().lines().next().unwrap_or_default().to_owned()));
+            }
+            Err(error) => {
+                let message = format!("\"{}\" cannot be read: {error}", file.display());
+                self.report(&format!("{table}.password_file"), &message, "");
+            }
+        }
+    }
+
+    fn absolute(&mut self, key: &str, path: Option<&Path>) {
+        if path.is_some_and(|path| !path.is_absolute()) {
+            self.report(key, "must begin at the root", "write the whole path, from its first /");
+        }
+    }
+
+    /// A problem at `table.key`, or at the table when the key is not there.
+    fn report(&mut self, key: &str, message: &str, advice: &str) {
+        let advice = (!advice.is_empty()).then(|| advice.to_owned());
+        self.problems.push(problem(self.path, self.find(key), key, message.to_owned(), advice));
+    }
+
+    fn find(&self, key: &str) -> Option<Place> {
+        let (table, key) = key.rsplit_once('.').unwrap_or(("", key));
+        let (mut here, mut at_table) = (table.is_empty(), None);
+        for (index, line) in self.text.lines().enumerate() {
+            let (trimmed, place) = (line.trim_start(), |column| Some(Place { line: index.saturating_add(1), column }));
+            let column = line.chars().count().saturating_sub(trimmed.chars().count()).saturating_add(1);
+            if let Some(header) = trimmed.strip_prefix('[') {
+                let name = header.split(']').next().unwrap_or_default().trim();
+                here = name == table;
+                if here || name == key {
+                    at_table = place(column);
+                }
+            } else if here && trimmed.split_once('=').is_some_and(|(name, _)| name.trim() == key) {
+                return place(column);
+            }
+        }
+        at_table
+    }
+}
+
+/// The number of a group: itself, or what `/etc/group` says.
+fn number_of_group(group: &str) -> Option<u32> {
+    if let Ok(gid) = group.parse() {
+        return Some(gid);
+    }
+    let known = fs::read_to_string("/etc/group").unwrap_or_default();
+    known.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+/// Where the configuration is looked for.
+#[must_use]
+pub fn default_path() -> PathBuf {
+    PathBuf::from("/etc/howdah/agent.toml")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    const RIGHT: &str = r#"
+cluster = "main"
+node = "a"
+data_directory = "/var/lib/postgresql/15/main"
+state_directory = "/var/lib/howdah-agent"
+[listen]
+unix = "/run/howdah/agent.sock"
+[replication]
+user = "replicator"
+"#;
+
+    fn wrong(text: &str) -> String {
+        parse(Path::new("agent.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_file_in_the_documentation_is_right() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/agent.toml");
+        let config = parse(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!((config.node.as_str(), config.service.as_str()), ("a", "auto"));
+        assert_eq!(config.jobs.job_timeout.get().as_secs(), 3_600);
+        // what is commented out in it is right as well, but for files that are not here
+        let all = fs::read_to_string(&path).unwrap();
+        let all: Vec<&str> = all.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect();
+        let said = parse(&path, &all.join("\n")).map(|_| String::new()).unwrap_or_else(|problems| problems.to_string());
+        for line in said.lines() {
+            assert!(line.contains("password_file") || line.contains("/etc/group"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_there_is_not_is_told_with_its_line_and_what_may_have_been_meant() {
+        let said = wrong(&RIGHT.replace("data_directory", "data_dirctory"));
+        assert_eq!(said, "agent.toml:4:1: data_dirctory: unknown key; did you mean \"data_directory\"?");
+        let said = wrong(&format!("{RIGHT}[jobs]\nstep = \"1s\"\n"));
+        assert!(said.starts_with("agent.toml:11:1: step: unknown key; there are: step_timeout"), "{said}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_its_line_and_key() {
+        let said = wrong(&format!("{RIGHT}[jobs]\nstep_timeout = \"1 fortnight\"\n"));
+        assert!(said.starts_with("agent.toml:11:16: step_timeout: "), "{said}");
+        assert!(wrong("node = \"a\"").contains("cluster: is missing"));
+    }
+
+    #[test]
+    fn everything_that_only_the_whole_file_shows_is_told_at_once() {
+        let text = RIGHT
+            .replace("/var/lib/howdah-agent", "state")
+            .replace("unix = \"/run/howdah/agent.sock\"", "address = \"10.0.0.1:6434\"\ngroup = \"no such\"")
+            + "sslmode = \"perhaps\"\npassword_file = \"/nowhere\"\n";
+        let said = wrong(&text);
+        for expected in [
+            "agent.toml:5:1: state_directory: must begin at the root",
+            "agent.toml:8:1: listen.group: /etc/group has no group \"no such\"",
+            "agent.toml:7:1: listen.address: needs cert as well",
+            "agent.toml:7:1: listen.address: needs allow",
+            "agent.toml:11:1: replication.sslmode: \"perhaps\" is none of libpq's",
+            "agent.toml:12:1: replication.password_file: \"/nowhere\" cannot be read",
+        ] {
+            assert!(said.contains(expected), "{expected}\n--\n{said}");
+        }
+    }
+
+    #[test]
+    fn a_state_directory_that_would_go_with_the_data_is_refused() {
+        let said = wrong(&RIGHT.replace("/var/lib/howdah-agent", "/var/lib/postgresql/15/main/howdah"));
+        assert!(said.contains("state_directory: must not be inside the data directory"), "{said}");
+    }
+}
