@@ -45,7 +45,6 @@ mod schema;
 mod secret;
 mod size;
 mod store;
-mod suggest;
 pub(crate) mod suggest;
 mod text;
 mod timeouts;
