@@ -26,6 +26,7 @@ use crate::config::{self, Config, LogFormat};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
 use crate::proxy::accept::Door;
+use crate::proxy::pause;
 use crate::proxy::route::counters::Event;
 use crate::proxy::route::explain::explain;
 use crate::proxy::shared::{Running, Shared};
@@ -112,6 +113,7 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     let workers = config.limits.workers.count();
     let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, hidden, workers));
     let monitor = Arc::new(watch(clusters, Arc::clone(&board)));
+    tokio::task::spawn_local(pause::watch(Arc::clone(&shared)));
     let shutting_down = Arc::new(AtomicBool::new(false));
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
 

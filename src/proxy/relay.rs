@@ -186,7 +186,7 @@ impl Session {
             && self.message_left == 0
             && !server.pipeline.has_open_batch()
             && !self.depends_on(loan)
-            && loan.pool.is_contended()
+            && loan.pool.wants_back()
     }
 
     /// Reads ahead while nothing may be passed on: a client that leaves must be seen leaving.

@@ -28,7 +28,7 @@ use crate::config::{Config, NodeTls, Profile, RoutingRole, TlsMode, TlsNegotiati
 use crate::net::dial::{Dialer, Target};
 use crate::net::tls::{ServerTls, TlsError, client_config, server_config};
 use crate::net::way::Way;
-use crate::topology::{Board, ClusterView, NodeName, Role};
+use crate::topology::{Board, ClusterView, Epoch, NodeName, Role};
 
 /// The configuration in force, and what was made of it once.
 #[derive(Debug)]
@@ -312,11 +312,23 @@ fn is_used(view: &ClusterView, node: &NodeName) -> bool {
     view.primary.as_ref() == Some(node) || answers()
 }
 
+/// The pools at a node.
+fn at<'a>(
+    by_key: &'a HashMap<PoolKey, Arc<Pool>>,
+    cluster: &'a Arc<str>,
+    node: &'a NodeName,
+) -> impl Iterator<Item = &'a Arc<Pool>> {
+    by_key.iter().filter(|(key, _)| key.cluster == *cluster && key.node == *node).map(|(_, pool)| pool)
+}
+
 /// All pools, and the limits above them.
 #[derive(Debug)]
 pub struct Pools {
     workers: AtomicUsize,
     by_key: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    /// By cluster: the node where nothing begins now. Changed under the lock of `by_key`, so that no pool comes into being
+    /// beside it.
+    held: Mutex<BTreeMap<Arc<str>, NodeName>>,
     databases: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
     users: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
 }
@@ -326,6 +338,7 @@ impl Pools {
         Self {
             workers: AtomicUsize::new(workers),
             by_key: Mutex::default(),
+            held: Mutex::default(),
             databases: Mutex::default(),
             users: Mutex::default(),
         }
@@ -348,6 +361,9 @@ impl Pools {
         };
         let workers = self.workers.load(Ordering::Relaxed);
         let pool = Pool::new(key.clone(), PoolSettings::from(profile), Arc::clone(endpoint), budgets, workers);
+        if self.held.lock().get(&key.cluster) == Some(&key.node) {
+            pool.hold();
+        }
         let pool = Arc::new(pool);
         by_key.insert(key, Arc::clone(&pool));
         pool
@@ -357,6 +373,38 @@ impl Pools {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Pool>> {
         self.by_key.lock().values().cloned().collect()
+    }
+
+    /// Nothing begins at a node from now on, in no pool there is or will be, until [`Self::go_on`].
+    pub fn hold(&self, cluster: &Arc<str>, node: &NodeName) {
+        let by_key = self.by_key.lock();
+        self.held.lock().insert(Arc::clone(cluster), Arc::clone(node));
+        at(&by_key, cluster, node).for_each(|pool| pool.hold());
+    }
+
+    /// What a cluster's hold has stopped goes on, here or elsewhere.
+    pub fn go_on(&self, cluster: &Arc<str>) {
+        let by_key = self.by_key.lock();
+        if let Some(node) = self.held.lock().remove(cluster) {
+            at(&by_key, cluster, &node).for_each(|pool| pool.go_on());
+        }
+    }
+
+    /// How many connections to a node are at work, or may be.
+    #[must_use]
+    pub fn busy(&self, cluster: &Arc<str>, node: &NodeName) -> u64 {
+        at(&self.by_key.lock(), cluster, node).map(|pool| u64::from(pool.busy())).sum()
+    }
+
+    /// Another node is the primary: those who wait at the others go there, where only connections of this epoch are used.
+    pub fn moved(&self, cluster: &Arc<str>, primary: Option<&NodeName>, epoch: Epoch) {
+        for (key, pool) in self.by_key.lock().iter().filter(|(key, _)| key.cluster == *cluster) {
+            if primary == Some(&key.node) {
+                pool.only_since(epoch);
+            } else {
+                pool.send_on();
+            }
+        }
     }
 
     fn reload(&self, running: &Running, hidden: &Arc<HiddenCatalog>) {

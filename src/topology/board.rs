@@ -19,6 +19,7 @@ use super::{ClusterName, ClusterView, NodeName, Topology};
 pub struct Board {
     newest: ArcSwap<Topology>,
     version: AtomicU64,
+    rerouted: Notify,
     clusters: Mutex<BTreeMap<ClusterName, Arc<ClusterBoard>>>,
 }
 
@@ -56,7 +57,12 @@ impl Board {
     /// Replaces the snapshot. The version moves only when the primary, the epoch or the nodes of some cluster did, so that
     /// LSN samples do not make every session look again.
     pub fn publish(&self, topology: Topology) {
-        let changed = !topology.clusters.iter().map(routes).eq(self.newest.load().clusters.iter().map(routes));
+        let before = self.newest.load_full();
+        let changed = !topology.clusters.iter().map(routes).eq(before.clusters.iter().map(routes));
+        let appoints = |topology: &Topology| -> Vec<_> {
+            topology.clusters.values().map(|view| view.appointment.clone()).collect()
+        };
+        let appointed = appoints(&topology) != appoints(&before);
         for (name, view) in &topology.clusters {
             self.cluster(name).publish(view);
         }
@@ -64,6 +70,15 @@ impl Board {
         if changed {
             self.version.fetch_add(1, Ordering::Release);
         }
+        if changed || appointed {
+            self.rerouted.notify_waiters();
+        }
+    }
+
+    /// Ends once a published topology has another primary, epoch, node or appointment in it. Create it before looking at the
+    /// present one; [`Self::version`] has moved by then.
+    pub fn rerouted(&self) -> impl Future<Output = ()> {
+        self.rerouted.notified()
     }
 }
 

@@ -7,7 +7,8 @@
 //! - `connecting + idle + lent + closing == open`, and `open <= size + reserve` unless either was lowered meanwhile;
 //! - above `size` nothing is opened but for somebody who has waited `reserve_after_us`, and nothing is idle;
 //! - idle servers and waiters never exist together;
-//! - nobody is served before someone who arrived more than [`OVERTAKING_MAX_US`] earlier.
+//! - nobody is served before someone who arrived more than [`OVERTAKING_MAX_US`] earlier;
+//! - while the books are held ([`Accounting::hold`]) nothing is lent and nothing opened, and servers that come back stay.
 //!
 //! Most waiters want any server of the pool. A *claim* wants a place for a connection of its own (replication): it waits
 //! in the same order, and gets a free place or the place of a server that is closed for it.
@@ -144,6 +145,8 @@ pub struct Accounting<S, W> {
     apart: u32,
     /// Of `open`, those that have been told to hang up.
     closing: u32,
+    /// Nothing is lent and nothing opened.
+    held: bool,
 }
 
 impl<S, W> Accounting<S, W> {
@@ -163,6 +166,7 @@ impl<S, W> Accounting<S, W> {
             claims,
             apart: 0,
             closing: 0,
+            held: false,
         }
     }
 
@@ -211,11 +215,13 @@ impl<S, W> Accounting<S, W> {
         room: impl FnOnce() -> bool,
         waiter: impl FnOnce(Ticket) -> W,
     ) -> Checkout<S> {
-        if let Some(server) = self.lanes.get_mut(worker).and_then(|lane| lane.idle.pop()) {
-            return Checkout::Own(server);
-        }
-        if let Some(server) = self.lanes.iter_mut().find_map(|lane| lane.idle.pop()) {
-            return Checkout::Moved(server);
+        if !self.held {
+            if let Some(server) = self.lanes.get_mut(worker).and_then(|lane| lane.idle.pop()) {
+                return Checkout::Own(server);
+            }
+            if let Some(server) = self.lanes.iter_mut().find_map(|lane| lane.idle.pop()) {
+                return Checkout::Moved(server);
+            }
         }
         // counted first: whom the dial is for does not wait in vain
         self.waiting += 1;
@@ -238,18 +244,22 @@ impl<S, W> Accounting<S, W> {
         ticket
     }
 
-    /// Whether more wait than may.
+    /// Whether more wait than may. Everybody may while nobody could be served.
     fn is_full(&self) -> bool {
-        self.bounds.waiting_max != 0 && self.waiting().saturating_sub(self.connecting) > self.bounds.waiting_max
+        !self.held
+            && self.bounds.waiting_max != 0
+            && self.waiting().saturating_sub(self.connecting) > self.bounds.waiting_max
     }
 
     /// Asks for a place for a connection that never comes into this pool: `room` as in [`Self::checkout`].
     pub fn claim(&mut self, now_us: u64, room: impl FnOnce() -> bool, waiter: impl FnOnce(Ticket) -> W) -> Claim<S> {
-        if let Some(server) = self.take_oldest_idle() {
+        if !self.held
+            && let Some(server) = self.take_oldest_idle()
+        {
             return Claim::Instead(server);
         }
         let others_first = self.waiting > self.connecting && !self.resting;
-        if !others_first && self.claims.is_empty() && self.open < self.bounds.size && room() {
+        if !self.held && !others_first && self.claims.is_empty() && self.open < self.bounds.size && room() {
             self.open += 1;
             return Claim::Place;
         }
@@ -274,7 +284,7 @@ impl<S, W> Accounting<S, W> {
 
     /// Whether the caller must dial so that there are as many connections as are always kept; counted when so.
     pub fn dial_spare(&mut self, room: impl FnOnce() -> bool) -> bool {
-        let dial = !self.resting && self.open < self.bounds.min.min(self.bounds.size) && room();
+        let dial = !self.held && !self.resting && self.open < self.bounds.min.min(self.bounds.size) && room();
         if dial {
             self.open += 1;
             self.connecting += 1;
@@ -298,13 +308,14 @@ impl<S, W> Accounting<S, W> {
     }
 
     fn wants_to_dial(&self, now_us: u64) -> bool {
-        !self.resting
+        !self.held
+            && !self.resting
             && self.waiting > self.connecting
             && (self.open < self.bounds.size || self.has_reserve() && self.overdue(now_us) > self.connecting)
     }
 
     fn wants_claim(&self, now_us: u64) -> bool {
-        let Some(claim) = self.claims.front() else { return false };
+        let Some(claim) = self.claims.front().filter(|_| !self.held) else { return false };
         let others_first = self.waiting > self.connecting
             && !self.resting
             && self.oldest_queued_us().is_some_and(|oldest| oldest < claim.since_us);
@@ -325,6 +336,9 @@ impl<S, W> Accounting<S, W> {
         if self.open > self.most() {
             return Release::Close(server);
         }
+        if self.held {
+            return self.keep(worker, server);
+        }
         if let Some(claim) = self.claims.front()
             && self.oldest_queued_us().is_none_or(|oldest| claim.since_us <= oldest)
             && let Some(Waiting { ticket, waiter, .. }) = self.claims.pop_front()
@@ -340,15 +354,7 @@ impl<S, W> Accounting<S, W> {
             (Some(own), Some(other)) if other.0.saturating_add(OVERTAKING_MAX_US) < own.0 => other.2,
             (Some(own), _) => own.2,
             (None, Some(other)) => other.2,
-            (None, None) => {
-                if self.open > self.bounds.size {
-                    return Release::Close(server); // the reserve is for as long as somebody waits
-                }
-                if let Some(lane) = self.lanes.get_mut(worker) {
-                    lane.idle.push(server);
-                }
-                return Release::Kept;
-            }
+            (None, None) => return self.keep(worker, server),
         };
         match self.lanes.get_mut(from).and_then(|lane| lane.queue.pop_front()) {
             Some(first) => {
@@ -357,6 +363,39 @@ impl<S, W> Accounting<S, W> {
             }
             None => Release::Close(server),
         }
+    }
+
+    fn keep(&mut self, worker: usize, server: S) -> Release<S, W> {
+        if self.open > self.bounds.size {
+            return Release::Close(server); // the reserve is for as long as somebody is served from it
+        }
+        if let Some(lane) = self.lanes.get_mut(worker) {
+            lane.idle.push(server);
+        }
+        Release::Kept
+    }
+
+    /// Nothing is lent and nothing opened from now on, until [`Self::go_on`].
+    pub const fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// The hold is over. Those who wait beside idle servers are to be [dismissed](Self::dismiss): they come again.
+    pub const fn go_on(&mut self) {
+        self.held = false;
+    }
+
+    /// Whether nothing is lent.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// How many connections are at work, or may be: everything but the idle ones.
+    #[must_use]
+    pub fn busy(&self) -> u32 {
+        let counts = self.counts();
+        counts.open.saturating_sub(counts.idle)
     }
 
     /// A dial has succeeded: the new server goes the way of every released one.

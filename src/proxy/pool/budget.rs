@@ -120,7 +120,8 @@ impl Budget {
     /// Whether a pool that stands so gives way to a starved one: each of them is promised one place at a time.
     fn is_owed(&self, own: Standing, now_us: u64) -> bool {
         let starved: Vec<_> = self.starved.lock().iter().filter_map(Weak::upgrade).collect();
-        let waiting = starved.iter().filter(|pool| pool.is_contended()).map(|pool| pool.standing().held);
+        let waiting =
+            starved.iter().filter(|pool| pool.is_contended() && !pool.is_held()).map(|pool| pool.standing().held);
         let entitled = waiting.filter(|held| gives_way(own, *held, now_us)).count();
         usize::try_from(self.vacating.load(Ordering::Acquire)).is_ok_and(|promised| promised < entitled)
     }

@@ -44,6 +44,7 @@ impl Pool {
     pub(super) async fn connect(&self, worker: &Worker, startup: &Arc<Settings>) -> Result<Box<Server>, DialError> {
         let (endpoint, settings) = (self.endpoint.load_full(), self.settings.load_full());
         let shared = &worker.shared;
+        let epoch = shared.board.cluster(&self.key.cluster).view().epoch;
         loop {
             let credential = shared.credential(&self.key.cluster, &self.key.user);
             let dialled = Box::pin(connect::connect(
@@ -58,7 +59,8 @@ impl Pool {
             match dialled.await {
                 Err(error)
                     if error.blames_credential() && shared.refused(&self.key.cluster, &self.key.user, &credential) => {}
-                dialled => return dialled.map(Box::new),
+                Ok(server) => return Ok(Box::new(Server { epoch, ..server })),
+                Err(error) => return Err(error),
             }
         }
     }

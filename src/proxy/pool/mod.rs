@@ -1,7 +1,8 @@
 //! Lends server connections to clients and takes them back: one pool per (node, database, user), over all workers.
 //!
 //! Not here: who is primary (`topology`), how a connection logs in (`server`), which node to use (`session`). The
-//! numbers are [`accounting`]'s; this file is the lock around them and the closing, [`dialling`] the opening.
+//! numbers are [`accounting`]'s; this file is the lock around them and the closing, [`dialling`] the opening, [`gate`] what
+//! shuts a pool for a while.
 //!
 //! Invariant: `connecting + idle + lent + closing <= size` (`+ reserve_size` while somebody has waited for long), over all
 //! workers: raised before the dial, lowered after the server has seen the close. A dial belongs to the pool, not to the
@@ -11,6 +12,7 @@ pub mod accounting;
 pub mod budget;
 pub mod claim;
 pub mod dialling;
+pub mod gate;
 pub mod login;
 
 use std::rc::Rc;
@@ -110,6 +112,10 @@ pub struct Pool {
     trouble: Mutex<Option<DialError>>,
     /// Nobody should use it any more: its node is not the primary, or gone from the configuration.
     retired: AtomicBool,
+    /// What the books say of it, for whoever does not want their lock.
+    held: AtomicBool,
+    /// Connections that were dialled in an older epoch are not used again.
+    least_epoch: AtomicU64,
     transactions: AtomicU64,
     desyncs: AtomicU64,
     /// Servers that are pinned to a client, by [`Effects::PINS`].
@@ -159,6 +165,8 @@ impl Pool {
             startup: ArcSwapOption::empty(),
             trouble: Mutex::default(),
             retired: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            least_epoch: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             desyncs: AtomicU64::new(0),
             pinned: Default::default(),
@@ -178,20 +186,6 @@ impl Pool {
         }
         self.settings.store(Arc::new(settings));
         self.endpoint.store(endpoint);
-    }
-
-    /// Whether it should not be used any more. Those who wait in it go and wait elsewhere.
-    pub fn set_retired(&self, retired: bool) {
-        self.retired.store(retired, Ordering::Release);
-        if retired && self.is_contended() {
-            let mut books = self.books.lock();
-            let mut dismissed: Vec<_> = books.dismiss().collect();
-            dismissed.extend(books.dismiss_claims());
-            drop(books);
-            for (ticket, client) in dismissed {
-                client.refuse(ticket, ClientError::PoolRetired);
-            }
-        }
     }
 
     /// What statements in its database may do without saying so.
@@ -562,6 +556,7 @@ impl Pool {
         let old = |lifetime: Duration| server.born.elapsed() >= lifetime;
         let settings = self.settings.load();
         self.retired.load(Ordering::Acquire)
+            || server.epoch.0 < self.least_epoch.load(Ordering::Relaxed)
             || settings.server_lifetime.is_some_and(old)
             || *settings.dbname != *server.database
             || !self.endpoint.load().same_place(&server.identity.endpoint)

@@ -24,6 +24,7 @@ use crate::protocol::pipeline::Pipeline;
 use crate::protocol::scram::{self, Binding, ClientExchange, Keys};
 use crate::protocol::{md5, messages, startup};
 use crate::proxy::session::settings::{Interner, Reported, Settings};
+use crate::topology::Epoch;
 use parking_lot::Mutex;
 
 /// The largest message a server may send before login is over, in bytes. libpq: `MAX_ERRLEN` and then some.
@@ -231,6 +232,7 @@ pub async fn connect(
             sequence_of: None,
             kept: Kept::default(),
             database: database.into(),
+            epoch: Epoch(0),
             born: now,
             idle_since: now,
             carry: Vec::new(),

@@ -27,7 +27,7 @@ use crate::net::dial::Place;
 use crate::net::stream::Stream;
 use crate::net::way::Way;
 use crate::protocol::pipeline::Pipeline;
-use crate::topology::NodeName;
+use crate::topology::{Epoch, NodeName};
 
 /// Cancels of one server that may be on their way at the same time; more add nothing.
 const CANCELS_MAX: u32 = 2;
@@ -169,6 +169,8 @@ pub struct Server {
     pub sequence_of: Option<u64>,
     /// The database it is connected to, by the server's name for it.
     pub database: Box<str>,
+    /// The cluster's epoch when it was dialled.
+    pub epoch: Epoch,
     /// When it logged in.
     pub born: Instant,
     /// When it was last given back.

@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::deadlines::{after, is_over};
 use super::destination::{Destination, Need};
@@ -24,8 +25,10 @@ use crate::proxy::pool::{Lent, Pool};
 use crate::proxy::route::counters::Event;
 use crate::proxy::server::Server;
 
-/// How often a request looks whether there is a primary by now.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+/// How often a request looks whether there is a replica for it by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The same for a primary: whoever waits for one is told, and looks by itself only as the configuration may have changed.
+const LOOK_FOR_PRIMARY: Duration = Duration::from_millis(250);
 
 impl Session {
     /// Borrows a server and brings it to the client's state, waiting `query_wait` at most.
@@ -79,6 +82,24 @@ impl Session {
             {
                 pool.give_back(&self.worker, server);
                 continue;
+            }
+            if replica.is_none() {
+                match self.is_of_primary(&pool, &server) {
+                    Ok(true) => {}
+                    // kept, closed or lent, as it fits the pool it is of
+                    Ok(false) if server.epoch >= self.member.epoch => {
+                        pool.give_back(&self.worker, server);
+                        continue;
+                    }
+                    Ok(false) => {
+                        pool.discard(&self.worker, server);
+                        continue;
+                    }
+                    Err(end) => {
+                        pool.give_back(&self.worker, server);
+                        return Err(end);
+                    }
+                }
             }
             break (pool, replica, server);
         };
@@ -161,12 +182,31 @@ impl Session {
             return Err(error.into());
         }
         self.handle.begin_hold();
-        let waited = tokio::time::timeout(LOOK_AGAIN, poll_fn(|cx| self.poll_wait_ends(cx))).await.unwrap_or(Ok(()));
+        // seldom, and its own memory: the session's future is as large as the largest it may wait for
+        let waited = Box::pin(self.wait_for_news(&error)).await;
         self.handle.not_working();
         match waited {
             Err(End::Fault(ClientError::QueryWait)) => Err(error.into()),
             waited => waited,
         }
+    }
+
+    /// Waits until there may be a node that the error has missed.
+    async fn wait_for_news(&mut self, missing: &ClientError) -> Result<(), End> {
+        let board = Arc::clone(&self.worker.shared.board);
+        let mut rerouted = std::pin::pin!(board.rerouted());
+        if board.version() != self.member.version {
+            return Ok(()); // it came meanwhile
+        }
+        let is_primary = matches!(missing, ClientError::NoPrimary(_));
+        let news = poll_fn(|cx| {
+            if is_primary && rerouted.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_wait_ends(cx)
+        });
+        let patience = if is_primary { LOOK_FOR_PRIMARY } else { LOOK_AGAIN };
+        tokio::time::timeout(patience, news).await.unwrap_or(Ok(()))
     }
 
     /// Ready when the wait must end whatever comes of it.
@@ -225,6 +265,9 @@ impl Session {
         match self.poll_wait_ends(cx) {
             Poll::Ready(Err(End::Fault(ClientError::QueryWait))) => {
                 let error = match pool.trouble() {
+                    _ if pool.is_held() => {
+                        ClientError::NoPrimary(format!("cluster \"{}\" is switching over", pool.key.cluster))
+                    }
                     Some(trouble) => ClientError::ServerUnreachable(trouble.to_string()),
                     None => ClientError::QueryWait,
                 };

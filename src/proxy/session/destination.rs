@@ -18,6 +18,7 @@ use crate::proxy::error::ClientError;
 use crate::proxy::pool::Pool;
 use crate::proxy::route::counters::Event;
 use crate::proxy::route::token::Bound;
+use crate::proxy::server::Server;
 use crate::topology::NodeName;
 
 /// How long nobody waits again after a wait that no sample has ended.
@@ -70,6 +71,7 @@ impl Session {
             member.generation = generation;
         }
         member.version = version;
+        member.epoch = shared.board.cluster(&member.profile.cluster).view().epoch;
         member.pool = shared.route(&member.profile, &member.database, &member.user).ok();
         let profile = &member.profile;
         let routes = profile.undivided().is_none();
@@ -112,6 +114,14 @@ impl Session {
         }
     }
 
+    /// Whether a server of the primary, which has just been lent, may be used for it: the node may have ceased to be the
+    /// primary while the request waited, and a connection of an earlier epoch is of one that was not yet.
+    pub(super) fn is_of_primary(&mut self, pool: &Arc<Pool>, server: &Server) -> Result<bool, End> {
+        self.find_pools()?;
+        let is_primarys = self.member.pool.as_ref().is_some_and(|primary| Arc::ptr_eq(primary, pool));
+        Ok(is_primarys && server.epoch >= self.member.epoch)
+    }
+
     /// Where a request goes now.
     ///
     /// # Errors
@@ -122,8 +132,8 @@ impl Session {
             Need::Primary => None,
             Need::Read | Need::Replica => self.fresh_replica().await,
             Need::Anywhere => match self.primary_pool() {
-                Ok(_) => None,
-                Err(_) => self.member.replicas.as_ref().and_then(|replicas| replicas.any()),
+                Ok(pool) if !pool.is_held() => None,
+                _ => self.member.replicas.as_ref().and_then(|replicas| replicas.any()),
             },
         };
         let pool = replica.and_then(|visited| self.member.replicas.as_ref()?.nodes.get(visited.index));

@@ -57,6 +57,7 @@ use super::worker::Worker;
 use crate::config::{Profile, RoutingRole};
 use crate::net::stream::{Socket, Stream};
 use crate::sql::effects::Effects;
+use crate::topology::Epoch;
 
 /// Which pool a session belongs to, and by which configuration and topology that was decided.
 #[derive(Debug)]
@@ -73,6 +74,8 @@ pub struct Membership {
     pool: Option<Arc<Pool>>,
     /// Where it reads; `None` where everything goes to the primary.
     replicas: Option<Box<Replicas>>,
+    /// The cluster's epoch.
+    epoch: Epoch,
     /// The topology's version.
     version: u64,
     /// The configuration's.
@@ -92,7 +95,17 @@ impl Membership {
     ) -> Self {
         let generation = shared.generation();
         let pool = shared.route(&profile, &database, &user).ok();
-        Self { database, user, profile, listener_role, pool, replicas: None, version: u64::MAX, generation }
+        Self {
+            database,
+            user,
+            profile,
+            listener_role,
+            pool,
+            replicas: None,
+            epoch: Epoch(0),
+            version: u64::MAX,
+            generation,
+        }
     }
 
     /// Its pool is not the one to use any more.
