@@ -1,9 +1,11 @@
 //! `howdah demo`: a whole cluster in a temporary directory, built from the public parts as anyone would.
 //!
-//! The story is in [`show`]: [`postgres`] makes the nodes, [`endpoint`] starts `howdah serve` as a child, [`workload`]
+//! The story is in [`show`]: [`postgres`] makes the nodes, [`agent`] an agent beside each, [`endpoint`] starts `howdah serve` as a child, [`workload`]
 //! goes through it, [`status`] asks it how it is, [`flow`] says what went where, [`screen`] shows that; [`scratch`] takes everything away again, whatever
 //! happens. Not here: the data path, which runs in the child. The tests use [`postgres`], [`process`] and [`ports`] too.
 
+pub mod agent;
+pub mod checker;
 pub mod endpoint;
 pub mod flow;
 pub mod latency;

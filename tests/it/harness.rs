@@ -1,11 +1,15 @@
 //! The harness itself, against PostgreSQL directly: what it says of howdah later can only be as true as this.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use howdah::demo::agent::Agent;
+use howdah::demo::checker::{self, Checker};
 use rustix::process::test_kill_process;
 
+use crate::support::orphans::Orphans;
 use crate::support::wire::{self, Client};
-use crate::support::{Cluster, SOON, StopMode, Tenant, connection_count, eventually, shared};
+use crate::support::{Cluster, SOON, StopMode, Tenant, builder, connection_count, eventually, shared};
 
 fn direct(tenant: &Tenant) -> Client {
     let mut client = Client::connect(("127.0.0.1", shared().primary().port())).unwrap();
@@ -222,4 +226,61 @@ fn a_former_primary_rejoins_under_the_new_one() {
     eventually("both stream", SOON, || b.sql(streaming).unwrap().column() == ["a", "c"]);
     eventually("a has b's table", SOON, || a.sql("SELECT FROM t").is_ok());
     assert!(a.sql("SELECT FROM only_on_a").is_err());
+}
+
+#[test]
+fn an_agent_that_dies_is_started_again_unless_nobody_looks_after_it() {
+    let node = shared().primary();
+    let directory = howdah::demo::scratch::Scratch::new("howdah-fake").unwrap();
+    let program = directory.path().join("agent");
+    std::fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let agent = Agent::start(node, "main", &program, "").unwrap();
+    eventually("a first start", SOON, || agent.pid().is_some());
+    let first = agent.pid().unwrap();
+    agent.kill();
+    eventually("another start", SOON, || agent.pid().is_some_and(|pid| pid != first));
+    agent.kill_for_good();
+    std::thread::sleep(Duration::from_millis(400)); // several times what a start takes
+    assert_eq!((agent.pid(), agent.starts()), (None, 2));
+    agent.back();
+    eventually("a third start", SOON, || agent.pid().is_some());
+    let last = agent.pid().unwrap();
+    drop(agent);
+    assert!(rustix::process::test_kill_process(last).is_err());
+}
+
+#[test]
+fn the_checker_counts_what_is_lost_and_what_is_in_doubt() {
+    let cluster = builder().start().unwrap();
+    let (node, tenant) = (cluster.primary(), Tenant::on(cluster.primary()));
+    node.sql_in(&tenant.name, &format!("SET ROLE {}; {}", tenant.name, checker::SCHEMA)).unwrap();
+    let mut checker = Checker::start(&tenant.config(node.port()), 6, Duration::ZERO).unwrap();
+    eventually("some rows", SOON, || checker.acknowledged() > 500);
+    let mark = checker.mark();
+    node.restart(StopMode::Immediate).unwrap();
+    let gap = checker.window(mark).spread().0;
+    assert!(gap > Duration::from_millis(10), "{gap:?}");
+    let mark = checker.mark();
+    eventually("rows of all again", SOON, || checker.window(mark).everybody);
+    checker.finish();
+    node.sql_in(&tenant.name, "DELETE FROM ledger WHERE seq = 7").unwrap();
+    node.sql_in(&tenant.name, "INSERT INTO ledger SELECT client, seq, node FROM ledger WHERE seq = 8").unwrap();
+    let verdict = checker.verify(|| node.sql_in(&tenant.name, checker::PRESENT)).unwrap();
+    assert_eq!((verdict.missing, verdict.duplicates, verdict.refused_present), (6, 6, 0), "{verdict:?}");
+    assert_eq!(verdict.reconnected, 6, "{verdict:?}");
+}
+
+#[test]
+fn servers_of_a_killed_postmaster_go_on_acknowledging_commits() {
+    let cluster = builder().start().unwrap();
+    let node = cluster.primary();
+    let orphans = Orphans::start(node);
+    eventually("both commit", SOON, || orphans.acknowledged() > 100 && orphans.procedure_commits());
+    node.kill().unwrap();
+    let at_death = orphans.acknowledged();
+    eventually("acknowledgements of the dead", SOON, || orphans.acknowledged() > at_death + 10);
+    assert!(!node.processes().is_empty());
+    node.kill_all().unwrap();
+    eventually("the end of both", SOON, || orphans.are_over());
 }

@@ -7,6 +7,8 @@
 
 #![allow(dead_code, unused_imports)] // a test binary rarely uses all of it
 
+pub mod managed;
+pub mod orphans;
 pub mod random;
 pub mod script;
 pub mod tls;

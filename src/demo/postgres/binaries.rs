@@ -77,7 +77,13 @@ impl Binaries {
     /// dropped along with root (the standard library does that when it changes the user).
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.directory.join(program));
+        self.owned(&self.directory.join(program))
+    }
+
+    /// Any program, in the C locale, without the caller's `PG…` environment, as the owner of the data directories.
+    #[must_use]
+    pub fn owned(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("LC_")) {
                 command.env_remove(name);

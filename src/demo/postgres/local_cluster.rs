@@ -38,6 +38,7 @@ pub struct Builder {
     superuser: String,
     password: String,
     prefix: String,
+    slots: String,
     server: Option<PathBuf>,
     watch: Watch,
     progress: Progress,
@@ -93,6 +94,13 @@ impl Builder {
         self
     }
 
+    /// What the names of replication slots begin with; `slot_` unless said otherwise. Those of agents begin with `howdah_`.
+    #[must_use]
+    pub fn slots(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.slots);
+        self
+    }
+
     /// Another PostgreSQL than the installed one: the directory that holds its `bin`, `lib` and `share`.
     #[must_use]
     pub fn server(mut self, directory: &Path) -> Self {
@@ -132,7 +140,7 @@ impl Builder {
             .and_then(|()| binaries.own(&sockets))
             .map_err(io_error(&format!("make {}", sockets.display())))?;
         let (superuser, password, watch) = (self.superuser.clone(), self.password.clone(), self.watch.clone());
-        let common = Common { binaries, root, superuser, password, watch };
+        let common = Common { binaries, root, superuser, password, slots: self.slots.clone(), watch };
 
         let mut settings: Vec<_> = SETTINGS.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         settings.append(&mut self.settings); // the last one wins
@@ -175,6 +183,7 @@ impl LocalCluster {
             superuser: "postgres".to_owned(),
             password: "postgres-secret".to_owned(),
             prefix: "howdah".to_owned(),
+            slots: "slot_".to_owned(),
             server: None,
             watch: Watch::default(),
             progress: Box::new(|_| {}),

@@ -1,7 +1,7 @@
 //! One PostgreSQL instance on this machine.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(super) struct Common {
     pub root: PathBuf,
     pub superuser: String,
     pub password: String,
+    pub slots: String,
     pub watch: Watch,
 }
 
@@ -135,6 +136,18 @@ impl Node {
         self.directory.join("data")
     }
 
+    /// What holds its data directory and what goes with it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// PostgreSQL's programs, and as whom they run.
+    #[must_use]
+    pub fn binaries(&self) -> &Binaries {
+        &self.common.binaries
+    }
+
     /// What the server has written, over all its starts.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -162,7 +175,11 @@ impl Node {
     /// The replication slot that holds log for it on the node it follows.
     #[must_use]
     pub fn slot(&self) -> String {
-        format!("slot_{}", self.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_lowercase())
+        format!(
+            "{}{}",
+            self.common.slots,
+            self.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_lowercase()
+        )
     }
 
     /// A `primary_conninfo` to follow this node, without the password.
@@ -389,7 +406,7 @@ impl Node {
     }
 
     /// Writes a file below the node's directory and gives it to its owner.
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf, LocalError> {
+    pub(in crate::demo) fn write(&self, name: &str, text: &str) -> Result<PathBuf, LocalError> {
         let path = self.directory.join(name);
         fs::write(&path, text)
             .and_then(|()| self.common.binaries.own(&path))

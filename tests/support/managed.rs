@@ -1,0 +1,351 @@
+//! A cluster that howdah takes care of: nodes, an agent with its supervisor beside each, and the daemon in front.
+//!
+//! Not here: what is done to it ([`checker`](howdah::demo::checker::Checker) watches what clients make of that).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use howdah::demo::agent::{Agent, enterable};
+use howdah::demo::scratch::Scratch;
+
+use super::{Builder, Cluster, Howdah, Node, Tenant, binary, builder, eventually, free_port, poll};
+
+/// For a failover, a rejoin, a copy of a small data directory, on a machine that has other things to do.
+pub const A_WHILE: Duration = Duration::from_secs(60);
+
+/// What a managed cluster shall be like; see [`managed`].
+pub struct Plan {
+    standbys: usize,
+    cluster: Builder,
+    failover: String,
+    more: String,
+    agents: String,
+    monitor: String,
+    environment: BTreeMap<String, String>,
+    binary: PathBuf,
+}
+
+/// The beginning of a cluster of a primary `a` and standbys `b` and `c`.
+pub fn managed() -> Plan {
+    Plan {
+        standbys: 2,
+        cluster: builder().prefix("howdah-ha").slots("howdah_").setting("max_connections", "120"),
+        failover: String::new(),
+        more: String::new(),
+        agents: String::new(),
+        monitor: String::new(),
+        environment: BTreeMap::new(),
+        binary: binary().to_owned(),
+    }
+}
+
+impl Plan {
+    /// So many standbys.
+    pub fn standbys(mut self, count: usize) -> Self {
+        self.standbys = count;
+        self
+    }
+
+    /// A line of postgresql.conf.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.cluster = self.cluster.setting(name, value);
+        self
+    }
+
+    /// A line below `[clusters.main.failover]`.
+    pub fn failover(mut self, line: &str) -> Self {
+        self.failover = format!("{}{line}\n", self.failover);
+        self
+    }
+
+    /// A line below `[clusters.main.monitor]`.
+    pub fn monitor(mut self, line: &str) -> Self {
+        self.monitor = format!("{}{line}\n", self.monitor);
+        self
+    }
+
+    /// The end of howdah.toml; begins with a table header.
+    pub fn extra(mut self, toml: &str) -> Self {
+        self.more = format!("{}{toml}\n", self.more);
+        self
+    }
+
+    /// The end of each agent.toml; begins with a table header.
+    pub fn agents(mut self, toml: &str) -> Self {
+        self.agents = format!("{}{toml}\n", self.agents);
+        self
+    }
+
+    /// Another build of howdah, for the daemon and the agents.
+    pub fn binary(mut self, binary: &Path) -> Self {
+        binary.clone_into(&mut self.binary);
+        self
+    }
+
+    /// A variable in the environment of the daemon and the agents.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts all of it, and waits until the daemon routes and every standby streams.
+    #[track_caller]
+    pub fn start(self) -> Managed {
+        let mut cluster = self.cluster;
+        for name in ('b'..='z').take(self.standbys) {
+            cluster = cluster.standby(&name.to_string());
+        }
+        let cluster = cluster.start().unwrap_or_else(|error| panic!("{error}"));
+        let program = program(&self.binary, cluster.primary());
+        let agents: Vec<Agent> = cluster
+            .nodes()
+            .iter()
+            .map(|node| {
+                Agent::start_with(node, "main", &program, &self.agents, &self.environment)
+                    .unwrap_or_else(|error| panic!("{error}"))
+            })
+            .collect();
+        for agent in &agents {
+            agent.wait_ready().unwrap_or_else(|error| panic!("{error}"));
+        }
+        let tenant = Tenant::on(cluster.primary());
+        let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
+        let mut managed = Managed {
+            howdah: None,
+            agents,
+            tenant,
+            port,
+            http_port,
+            failover: self.failover,
+            monitor: self.monitor,
+            more: self.more,
+            environment: self.environment,
+            binary: self.binary,
+            cluster,
+        };
+        managed.start_daemon();
+        managed.settled();
+        managed
+    }
+}
+
+/// Where the agents of this process have their program: one link or copy for all of them.
+fn program(binary: &Path, node: &Node) -> PathBuf {
+    static PLACE: OnceLock<Scratch> = OnceLock::new(); // its watcher removes it
+    let place = PLACE.get_or_init(|| Scratch::new("howdah-agents").unwrap());
+    let name = binary.to_string_lossy().replace('/', "_");
+    let directory = place.path().join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    enterable(binary, &directory, node.binaries()).unwrap()
+}
+
+/// A running cluster with agents and daemon. Dropping it leaves nothing.
+pub struct Managed {
+    howdah: Option<Howdah>, // the one who decides goes first, those who act next, those who are acted on last
+    agents: Vec<Agent>,
+    tenant: Tenant,
+    port: u16,
+    http_port: u16,
+    failover: String,
+    monitor: String,
+    more: String,
+    environment: BTreeMap<String, String>,
+    binary: PathBuf,
+    cluster: Cluster,
+}
+
+impl Managed {
+    /// Its howdah.toml, with `primary = "…"` where one is declared.
+    pub fn toml(&self, declared: Option<&str>) -> String {
+        let first = self.cluster.primary();
+        let mut toml = format!(
+            "[[listeners]]\naddress = \"127.0.0.1:{}\"\n\n[http]\naddress = \"127.0.0.1:{}\"\n\n\
+             [databases.\"*\"]\ncluster = \"main\"\n\n[store]\npath = \"{}\"\n\n",
+            self.port,
+            self.http_port,
+            self.store().display(),
+        );
+        if let Some(declared) = declared {
+            write!(toml, "[clusters.main]\nprimary = \"{declared}\"\n\n").unwrap();
+        }
+        write!(
+            toml,
+            "[clusters.main.monitor]\nuser = \"{}\"\npassword = \"{}\"\n{}\n[clusters.main.failover]\n{}\n",
+            first.superuser(),
+            first.password(),
+            self.monitor,
+            self.failover,
+        )
+        .unwrap();
+        for (node, agent) in self.cluster.nodes().iter().zip(&self.agents) {
+            let (name, host, port, agent) = (node.name(), node.host(), node.port(), agent.address());
+            write!(
+                toml,
+                "[[clusters.main.nodes]]\nname = \"{name}\"\nhost = \"{host}\"\nport = {port}\nagent = \"{agent}\"\n\n"
+            )
+            .unwrap();
+        }
+        toml + &self.more
+    }
+
+    /// Where the daemon keeps its record.
+    pub fn store(&self) -> PathBuf {
+        self.cluster.directory().join("store")
+    }
+
+    /// Starts the daemon, where it was; does not wait.
+    #[track_caller]
+    pub fn start_daemon_unready(&mut self) {
+        self.howdah = None; // the ports are free then
+        let mut command = std::process::Command::new(&self.binary);
+        command.envs(&self.environment);
+        self.howdah = Some(Howdah::start_command(command, &self.toml(None), self.port, self.http_port));
+    }
+
+    /// Starts the daemon, where it was, and waits until it is ready.
+    #[track_caller]
+    pub fn start_daemon(&mut self) {
+        self.start_daemon_unready();
+        self.howdah().wait_ready();
+    }
+
+    /// The daemon.
+    #[track_caller]
+    pub fn howdah(&self) -> &Howdah {
+        self.howdah.as_ref().expect("a daemon that runs")
+    }
+
+    /// `kill -9` of the daemon.
+    pub fn kill_daemon(&mut self) {
+        self.howdah = None;
+    }
+
+    /// PostgreSQL's nodes.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// A database and a role that are there.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// How the tenant connects through howdah.
+    pub fn target(&self) -> tokio_postgres::Config {
+        let mut config = self.tenant.config(self.port);
+        config.connect_timeout(Duration::from_secs(10));
+        config
+    }
+
+    /// A node.
+    #[track_caller]
+    pub fn node(&self, name: &str) -> &Node {
+        self.cluster.find(name).expect("a node of this name")
+    }
+
+    /// Its agent.
+    #[track_caller]
+    pub fn agent(&self, name: &str) -> &Agent {
+        self.agents.iter().find(|agent| agent.node() == name).expect("an agent of this name")
+    }
+
+    /// All agents.
+    pub fn agents(&self) -> &[Agent] {
+        &self.agents
+    }
+
+    /// What `GET /status` says of the cluster; `Null` when it does not answer.
+    pub fn main(&self) -> serde_json::Value {
+        let answer = self.howdah.as_ref().and_then(|howdah| howdah.get("/status"));
+        let Some((200, body)) = answer else { return serde_json::Value::Null };
+        serde_json::from_str::<serde_json::Value>(&body)
+            .map_or(serde_json::Value::Null, |all| all["clusters"][0].clone())
+    }
+
+    /// Whom the daemon takes for the primary.
+    pub fn primary(&self) -> Option<String> {
+        self.main()["primary"].as_str().map(ToOwned::to_owned)
+    }
+
+    /// The node that the daemon takes for the primary.
+    #[track_caller]
+    pub fn primary_node(&self) -> &Node {
+        let name = poll(A_WHILE, || self.primary());
+        self.node(&name.expect("a primary"))
+    }
+
+    /// The count of promotions.
+    pub fn epoch(&self) -> u64 {
+        self.main()["epoch"].as_u64().unwrap_or_default()
+    }
+
+    /// The nodes that accept writes, whatever anybody thinks.
+    pub fn writable(&self) -> Vec<&str> {
+        let writes = |node: &&Node| node.in_recovery().is_ok_and(|recovery| !recovery);
+        self.cluster.nodes().iter().filter(writes).map(Node::name).collect()
+    }
+
+    /// Whether there is one primary, known to the daemon, from which every other node streams.
+    pub fn is_settled(&self) -> bool {
+        let Some(primary) = self.primary() else { return false };
+        let Some(node) = self.cluster.find(&primary) else { return false };
+        let Ok(streaming) = node.sql(
+            "SELECT count(DISTINCT application_name) FROM pg_stat_replication
+             WHERE state = 'streaming' AND NOT pg_is_in_recovery()",
+        ) else {
+            return false;
+        };
+        let others = self.cluster.nodes().len() - 1;
+        streaming.cell().and_then(|cell| cell.parse().ok()) == Some(others)
+            && self.writable() == [primary.as_str()]
+            && self.cluster.nodes().iter().filter(|other| other.name() != primary).all(|other| follows(other, node))
+    }
+
+    /// Waits until all is well, and says who the primary is.
+    #[track_caller]
+    pub fn settled(&self) -> String {
+        let settled = poll(2 * A_WHILE, || self.is_settled().then(|| self.primary()).flatten());
+        settled.unwrap_or_else(|| panic!("not settled within {:?}:\n{}", 2 * A_WHILE, self.report()))
+    }
+
+    /// Waits until the primary is another one than `old`, and says which.
+    #[track_caller]
+    pub fn other_primary(&self, old: &str) -> String {
+        let other = poll(A_WHILE, || self.primary().filter(|primary| primary != old));
+        other.unwrap_or_else(|| panic!("no failover from {old} within {A_WHILE:?}:\n{}", self.report()))
+    }
+
+    /// [`eventually`], with all that is known when it does not.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let met = poll(A_WHILE, || condition().then_some(()));
+        assert!(met.is_some(), "not within {A_WHILE:?}: {what}\n{}", self.report());
+    }
+
+    /// All there is to know, for a test that fails.
+    pub fn report(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(text, "status: {:#}", self.main());
+        for agent in &self.agents {
+            let _ = writeln!(text, "--- agent of {} ({} starts)\n{}", agent.node(), agent.starts(), agent.log_tail(25));
+        }
+        text + &self.cluster.log_tails(12)
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.report());
+        }
+    }
+}
+
+/// Whether a node streams from another one.
+fn follows(node: &Node, primary: &Node) -> bool {
+    let sql = "SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    node.sql(sql).is_ok_and(|rows| rows.cell().and_then(|port| port.parse().ok()) == Some(primary.port()))
+}
