@@ -142,6 +142,12 @@ impl Agent {
         log_tail(&self.shared.log, lines)
     }
 
+    /// Everything it wrote, over all its lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.shared.log).unwrap_or_default()
+    }
+
     /// Waits until it takes connections.
     ///
     /// # Errors

@@ -223,6 +223,34 @@ impl Managed {
         self.howdah = None;
     }
 
+    /// The daemon forgets its record, as with a new disk: it learns from the agents who is the primary, and of no failover before.
+    #[track_caller]
+    pub fn forget(&mut self) {
+        self.kill_daemon();
+        let _ = std::fs::remove_dir_all(self.store());
+        self.start_daemon();
+        self.settled();
+    }
+
+    /// Runs a command of the operator's against the daemon.
+    pub fn operate(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = std::process::Command::new(&self.binary);
+        command.args(arguments).arg("-c").arg(self.howdah().config());
+        command.output().unwrap()
+    }
+
+    /// `howdah switchover`, which must be done.
+    #[track_caller]
+    pub fn switchover(&self, to: Option<&str>) {
+        let mut arguments = vec!["switchover"];
+        if let Some(to) = to {
+            arguments.extend(["--to", to]);
+        }
+        let output = self.operate(&arguments);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{}", self.report());
+    }
+
     /// PostgreSQL's nodes.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster

@@ -7,6 +7,7 @@
 
 #![allow(dead_code, unused_imports)] // a test binary rarely uses all of it
 
+pub mod drill;
 pub mod managed;
 pub mod orphans;
 pub mod random;
