@@ -28,6 +28,7 @@ mod login;
 mod modes;
 mod outage;
 mod passwords;
+mod pausing;
 mod pins;
 mod pipelines;
 mod plans;

@@ -113,7 +113,7 @@ impl Drop for Watched {
     }
 }
 
-fn watched(nodes: &[&Node], lag_interval: Duration, max_lag: u64) -> WatchedCluster {
+pub(crate) fn watched(nodes: &[&Node], lag_interval: Duration, max_lag: u64) -> WatchedCluster {
     let one = |node: &&Node| {
         let target = Target { host: node.host().parse().unwrap(), port: node.port() };
         let channel_binding = ChannelBinding::Prefer;

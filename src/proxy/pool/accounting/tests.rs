@@ -129,6 +129,24 @@ fn as_many_as_are_always_kept_are_dialled_and_not_more_than_the_size() {
     assert_eq!((books.dialled(0, 2), books.spare()), (Release::Kept, 0));
 }
 
+#[test]
+fn held_books_lend_and_open_nothing_and_keep_what_comes_back() {
+    let mut books = Books::new(Bounds { min: 2, waiting_max: 1, ..sized(2) }, 1);
+    queue(&mut books, 0, 0, 0);
+    books.dialled(0, 7);
+    books.hold();
+    for who in 1..4 {
+        assert!(matches!(queue(&mut books, 0, 1, who), Checkout::Queued { dial: false, .. }), "everybody may wait");
+    }
+    assert!(matches!(books.claim(1, || true, |_| 4), Claim::Queued(_)));
+    assert!(!books.dial(9, || true) && !books.dial_spare(|| true) && books.next_claim(9, || true).is_none());
+    assert_eq!((books.busy(), books.release(0, 7), books.busy()), (1, Release::Kept, 0));
+    assert!(matches!(queue(&mut books, 0, 2, 5), Checkout::Queued { dial: false, .. }), "not even an idle one");
+    books.go_on();
+    assert_eq!((books.dismiss().count(), books.dismiss_claims().count()), (4, 1));
+    assert_eq!(queue(&mut books, 0, 3, 6), Checkout::Own(7));
+}
+
 /// What happens next in a schedule; numbers pick among what is possible.
 #[derive(Clone, Debug)]
 enum Event {
@@ -141,6 +159,7 @@ enum Event {
     Sweep(usize),
     Pass(u64),
     Room(bool),
+    Hold(bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -154,6 +173,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..3usize).prop_map(Event::Sweep),
         2 => (0..3_000u64).prop_map(Event::Pass),
         1 => any::<bool>().prop_map(Event::Room),
+        1 => any::<bool>().prop_map(Event::Hold),
     ]
 }
 
@@ -191,6 +211,7 @@ impl World {
             Release::Kept => assert!(books.counts().open <= books.bounds().size, "idle above the size"),
             Release::Close(_) => books.closed(),
             Release::Grant { server, waiter, ticket, .. } => {
+                assert!(!books.is_held(), "granted while held");
                 let place = self.waiting.remove(&waiter).expect("a grant goes to one who waits");
                 assert_eq!((ticket, place.worker.is_some()), (place.ticket, true));
                 self.not_overtaken(&place);
@@ -259,6 +280,7 @@ proptest! {
                     let who = world.next;
                     match books.checkout(worker, world.now_us, || world.room, |_| who) {
                         Checkout::Own(server) | Checkout::Moved(server) => {
+                            prop_assert!(!books.is_held(), "lent while held");
                             prop_assert!(world.waiting.is_empty(), "a newcomer overtook the queue");
                             world.lent.push(server);
                         }
@@ -266,6 +288,7 @@ proptest! {
                             let place = Place { worker: Some(worker), since_us: world.now_us, ticket };
                             world.waiting.insert(who, place);
                             if dial {
+                                prop_assert!(!books.is_held(), "dialled while held");
                                 world.dialling.push(worker);
                             }
                         }
@@ -277,6 +300,7 @@ proptest! {
                     let who = world.next;
                     match books.claim(world.now_us, || world.room, |_| who) {
                         Claim::Place | Claim::Instead(_) => {
+                            prop_assert!(!books.is_held(), "claimed while held");
                             prop_assert!(
                                 world.waiting.len() <= world.dialling.len() || world.resting,
                                 "a claim overtook the queue"
@@ -341,6 +365,16 @@ proptest! {
                     world.room = room;
                     world.dial(&mut books);
                 }
+                Event::Hold(true) => books.hold(),
+                Event::Hold(false) if books.is_held() => {
+                    books.go_on();
+                    let dismissed: Vec<_> = books.dismiss().map(|(_, who)| who).collect();
+                    let claims: Vec<_> = books.dismiss_claims().map(|(_, who)| who).collect();
+                    for who in dismissed.iter().chain(&claims) {
+                        prop_assert!(world.waiting.remove(who).is_some());
+                    }
+                    world.resting = false;
+                }
                 _ => {}
             }
             let counts = books.counts();
@@ -349,11 +383,18 @@ proptest! {
             prop_assert!(counts.open <= size + reserve);
             prop_assert_eq!(counts.connecting as usize, world.dialling.len());
             prop_assert_eq!(counts.waiting as usize, world.waiting.len());
-            prop_assert!(counts.idle == 0 || counts.waiting == 0, "an idle server beside a waiter");
+            prop_assert_eq!(books.busy() as usize, world.lent.len() + world.dialling.len());
+            prop_assert!(counts.idle == 0 || counts.waiting == 0 || books.is_held(), "an idle server beside a waiter");
             let servers = || world.lent.iter().chain(books.idle_servers()).filter(|server| **server != CLAIMED);
             prop_assert_eq!(servers().collect::<HashSet<_>>().len(), servers().count(), "a server lent twice");
         }
         // whoever still waits is served once servers come back and dials succeed
+        if books.is_held() {
+            books.go_on();
+            books.dismiss().for_each(drop);
+            books.dismiss_claims().for_each(drop);
+            world.waiting.clear();
+        }
         books.rested();
         world.room = true;
         for _ in 0..1_000 {
