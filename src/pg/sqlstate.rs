@@ -7,6 +7,8 @@ use std::fmt;
 pub struct SqlState([u8; 5]);
 
 impl SqlState {
+    /// A warning of no particular kind.
+    pub const WARNING: Self = Self(*b"01000");
     /// Nothing went wrong: what notices carry.
     pub const SUCCESSFUL_COMPLETION: Self = Self(*b"00000");
     /// `08000`-class: the connection to the server failed or broke.

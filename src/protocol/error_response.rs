@@ -105,13 +105,15 @@ pub struct ServerError {
     pub message: Vec<u8>,
     /// A prepared statement would return other columns than when it was parsed. The SQLSTATE (`0A000`) says less.
     pub stale_plan: bool,
+    /// A commit does not wait for its synchronous standbys any longer.
+    pub commit_alone: bool,
 }
 
 impl ServerError {
     /// Reads the body of an ErrorResponse, or as much of it as is here.
     #[must_use]
     pub fn read(mut body: &[u8]) -> Self {
-        let mut error = Self { fatal: false, code: None, message: Vec::new(), stale_plan: false };
+        let mut error = Self { fatal: false, code: None, message: Vec::new(), stale_plan: false, commit_alone: false };
         while let Some((&key, rest)) = body.split_first()
             && key != 0
             && let Some((value, rest)) = split_cstr(rest)
@@ -120,7 +122,10 @@ impl ServerError {
                 b'V' => error.fatal = value == b"FATAL" || value == b"PANIC",
                 b'C' => error.code = SqlState::from_wire(value),
                 b'M' => error.message = value.to_vec(),
-                b'R' => error.stale_plan = value == b"RevalidateCachedQuery",
+                b'R' => {
+                    error.stale_plan = value == b"RevalidateCachedQuery";
+                    error.commit_alone = value == b"SyncRepWaitForLSN";
+                }
                 _ => {}
             }
             body = rest;
@@ -168,7 +173,16 @@ mod tests {
     #[test]
     fn an_error_without_sqlstate_or_end_is_read_as_far_as_it_goes() {
         let read = ServerError::read(b"SERROR\0Mbroken\0Hcut of");
-        assert_eq!(read, ServerError { fatal: false, code: None, message: b"broken".to_vec(), stale_plan: false });
+        assert_eq!(
+            read,
+            ServerError {
+                fatal: false,
+                code: None,
+                message: b"broken".to_vec(),
+                stale_plan: false,
+                commit_alone: false
+            }
+        );
     }
 
     #[test]

@@ -6,6 +6,12 @@ use super::startup;
 
 /// `ParseComplete`, whole.
 pub const PARSE_COMPLETE: [u8; 5] = [b'1', 0, 0, 0, 4];
+/// BindComplete.
+pub const BIND_COMPLETE: [u8; 5] = [b'2', 0, 0, 0, 4];
+/// NoData.
+pub const NO_DATA: [u8; 5] = [b'n', 0, 0, 0, 4];
+/// CommandComplete of a BEGIN, and ReadyForQuery in the block.
+pub const BEGUN: [u8; 17] = *b"C\0\0\0\x0aBEGIN\0Z\0\0\0\x05T";
 /// `CloseComplete`, whole.
 pub const CLOSE_COMPLETE: [u8; 5] = [b'3', 0, 0, 0, 4];
 /// `Sync`, whole.

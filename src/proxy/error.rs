@@ -130,6 +130,9 @@ pub enum ClientError {
     /// The server went away, or its answers stopped making sense, with this request on its way.
     #[error("server conn crashed? whether the request took effect is not known")]
     OutcomeUnknown,
+    /// The server has committed, and ended its wait for its synchronous standbys.
+    #[error("the transaction is committed, but no standby has confirmed it: it may yet be lost")]
+    CommitAlone,
     /// The server went away inside a block whose COMMIT had not been sent.
     #[error("the transaction is lost: its server went away")]
     BlockLost,
@@ -221,7 +224,7 @@ impl ClientError {
             Self::TransactionTimeout => SqlState::TRANSACTION_TIMEOUT,
             Self::IdleInTransaction => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             Self::ClientIdle => SqlState::IDLE_SESSION_TIMEOUT,
-            Self::OutcomeUnknown => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            Self::OutcomeUnknown | Self::CommitAlone => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
             Self::BlockLost | Self::ReadLost => SqlState::SERIALIZATION_FAILURE,
             Self::BlockFailed => SqlState::IN_FAILED_SQL_TRANSACTION,
             Self::NoSuchMechanism
@@ -240,6 +243,19 @@ impl ClientError {
         }
     }
 
+    /// Whether it says that a wait for a server was in vain.
+    #[must_use]
+    pub const fn is_of_waiting(&self) -> bool {
+        matches!(
+            self,
+            Self::QueryWait
+                | Self::TooManyWaiting
+                | Self::NoPrimary(_)
+                | Self::NoReplica(_)
+                | Self::ServerUnreachable(_)
+        )
+    }
+
     /// Whether the session ends, once it has begun. Before login everything does.
     #[must_use]
     pub const fn severity(&self) -> Severity {
@@ -256,6 +272,7 @@ impl ClientError {
             | Self::Cancelled
             | Self::QueryTimeout
             | Self::OutcomeUnknown
+            | Self::CommitAlone
             | Self::BlockLost
             | Self::BlockFailed
             | Self::StatementMode
@@ -330,6 +347,9 @@ impl ClientError {
             Self::TooManyWaiting => {
                 "All server connections of the pool are busy. Raise \"size\" or \"max_waiting\" under [pool] in \
                  howdah.toml."
+            }
+            Self::CommitAlone => {
+                "The wait for synchronous standbys was cancelled. Look whether it took effect before sending it again."
             }
             Self::SilentOnReplica(_) => {
                 "Run it in a READ WRITE transaction, or behind the comment /* howdah: primary */."
@@ -440,6 +460,7 @@ mod tests {
             ClientError::ReadLost,
             ClientError::ServerUnreachable("x".into()),
             ClientError::OutcomeUnknown,
+            ClientError::CommitAlone,
             ClientError::BlockLost,
             ClientError::BlockFailed,
             ClientError::QueryTimeout,

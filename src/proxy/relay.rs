@@ -19,7 +19,7 @@ use super::session::outbox::Outbox;
 use super::session::request::local_message;
 use super::session::run::End;
 use super::session::trail::Trail;
-use super::session::{Loan, Session};
+use super::session::{Alone, Loan, Session};
 use super::statements::Statement;
 use crate::net::buffer::{self, Growing, Lent};
 use crate::pg::SqlState;
@@ -337,6 +337,7 @@ impl Session {
             if receipt == Receipt::Forward
                 && matches!(tag, b'D' | b'd' | b'T' | b'2' | b'1')
                 && !server.pipeline.has_events()
+                && loan.alone == Alone::No
             {
                 server.body_left = total - here;
                 server.body_dropped = false;
@@ -384,6 +385,8 @@ impl Session {
             incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default().to_vec()
         };
         match receipt {
+            // the client has been told another end
+            Receipt::Forward if loan.alone == Alone::Told && !matches!(tag, b'S' | b'A' | b'N' | b'E') => Ok(false),
             Receipt::Forward => match tag {
                 b'S' => {
                     let body = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
@@ -397,12 +400,22 @@ impl Session {
                 b'C' => {
                     let tag = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
                     self.note_command(loan, server, tag);
+                    if loan.alone == Alone::Warned {
+                        loan.alone = Alone::Told;
+                        ClientError::CommitAlone.write(incoming.at(at, &mut self.pending));
+                        return Ok(false);
+                    }
                     Ok(true)
                 }
-                // the end of the server's connection, not of the client's
-                b'N' if !self.is_session_mode() => {
-                    let code = ServerError::read(&body(incoming)).code;
-                    let is_last = matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
+                b'N' => {
+                    let notice = ServerError::read(&body(incoming));
+                    // where the server goes on it will report success
+                    if notice.commit_alone && notice.code == Some(SqlState::WARNING) {
+                        loan.alone = Alone::Warned;
+                    }
+                    // the end of the server's connection, not of the client's
+                    let ends = matches!(notice.code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
+                    let is_last = ends && !self.is_session_mode();
                     if is_last && loan.may_ask_again(server) {
                         incoming.forget_turn(at, &mut self.pending);
                         return Err(End::ServerLost);
@@ -475,6 +488,10 @@ impl Session {
             for (name, value) in self.told.iter().filter(|(name, value)| told.value(name) != Some(value)) {
                 messages::parameter_status(incoming.at(at, &mut self.pending), name, value);
             }
+        }
+        // a statement outside a block may be committed behind its CommandComplete
+        if std::mem::replace(&mut loan.alone, Alone::No) == Alone::Warned {
+            ClientError::CommitAlone.write(incoming.at(at, &mut self.pending));
         }
         let status = server.pipeline.status();
         if status == b'I' {

@@ -21,6 +21,7 @@ mod fake;
 mod foreign;
 mod harness;
 mod hidden;
+mod in_vain;
 mod leaks;
 mod limits;
 mod listening;

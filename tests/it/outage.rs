@@ -412,3 +412,39 @@ fn a_server_that_stalls_in_the_middle_of_a_message_holds_up_only_its_client() {
     while stalled.read().is_ok() {} // ended by timeouts.query, in whatever words still fit
     assert_eq!(other.value("SELECT"), "fine");
 }
+
+#[test]
+fn a_begin_whose_server_goes_away_begins_elsewhere_and_what_came_with_it_is_refused() {
+    let cluster = builder().start().unwrap();
+    let primary = cluster.primary();
+    let tenant = Tenant::on(primary);
+    let howdah = Howdah::before(cluster.nodes(), "");
+    let (mut client, mut second, mut third) = (howdah.login(&tenant), howdah.login(&tenant), howdah.login(&tenant));
+    client.query("CREATE TABLE t (i int)");
+    for other in [&mut second, &mut third] {
+        other.send(&wire::query("SELECT pg_sleep(0.2)")); // three servers
+    }
+    assert_eq!(client.query_short("SELECT pg_sleep(0.2)")[2], "C:SELECT 1");
+    second.read_until_ready();
+    third.read_until_ready();
+    primary.freeze();
+    let batch = |sql: &str| [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0)].concat();
+    client.send(&wire::query("BEGIN"));
+    second.send(&[batch("BEGIN"), batch("INSERT INTO t VALUES (2)"), wire::sync()].concat());
+    third.send(&[wire::query("BEGIN"), wire::query("INSERT INTO t VALUES (3)")].concat());
+    client.expect_silence(Duration::from_millis(200));
+    primary.kill_all().unwrap();
+    primary.start().unwrap();
+    assert_eq!(wire::short(&client.read_until_ready()), ["C:BEGIN", "Z:T"]);
+    assert_eq!(client.query_short("INSERT INTO t VALUES (1)"), ["C:INSERT 0 1", "Z:T"]);
+    assert_eq!(client.query_short("COMMIT"), ["C:COMMIT", "Z:I"]);
+    assert_eq!(wire::short(&second.read_until_ready()), ["E:40001", "Z:E"]);
+    for _ in 0..2 {
+        assert_eq!(wire::short(&third.read_until_ready()), ["E:40001", "Z:E"]);
+    }
+    for other in [&mut second, &mut third] {
+        assert_eq!(other.query_short("INSERT INTO t VALUES (4)"), ["E:40001", "Z:E"], "nothing runs outside its block");
+        assert_eq!(other.query_short("ROLLBACK"), ["C:ROLLBACK", "Z:I"]);
+        assert_eq!(other.value("SELECT string_agg(i::text, ',') FROM t"), "1");
+    }
+}

@@ -105,8 +105,10 @@ impl Session {
             self.session_lost = Some(error);
             return Ok(());
         }
-        if status != b'I' && !loan.commits {
-            let mut lost = LostBlock::new(status);
+        // its beginning and what follows are on their way, its end is not
+        let begun = status == b'I' && loan.begins && !loan.rested && !idle;
+        if (status != b'I' || begun) && !loan.commits {
+            let mut lost = LostBlock::new(if begun { b'T' } else { status });
             if !idle {
                 // the statement that was running learns it; what was pipelined behind it likewise
                 self.tell_lost(&ClientError::BlockLost, readies, open, b'E');

@@ -1,9 +1,12 @@
-//! A transaction whose server went away: what the client is told until it ends it.
+//! A transaction whose server went away, or never came: what the client is told until it ends it.
 //!
 //! The rules were chosen by playing them to eleven drivers (ARCHITECTURE.md, "When a server goes away"): the
 //! application must never believe in a commit that did not happen. So COMMIT is an error and ends the block, a savepoint
 //! may be rolled back to (frameworks that swallow an inner error would otherwise lose the outer work in silence), and
 //! everything else is 40001, which retry loops look for.
+//!
+//! A block that began with nobody to serve it ([`LostBlock::unserved`]) repeats why. While nothing has been refused in it, it
+//! is empty, and its COMMIT is what COMMIT of an empty block is.
 
 use super::Session;
 use super::run::End;
@@ -12,9 +15,13 @@ use crate::protocol::messages;
 use crate::proxy::error::ClientError;
 use crate::sql::opening::Opening;
 
-/// A block whose server is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A block without a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostBlock {
+    /// What its statements are told.
+    error: ClientError,
+    /// Nothing has been asked in it: there is nothing to lose.
+    empty: bool,
     /// The application's own error had failed it before: PostgreSQL would have said the same.
     failed_before: bool,
     /// The last statement rolled back to a savepoint: its RELEASE may follow.
@@ -22,7 +29,32 @@ pub struct LostBlock {
     /// What the status is: `E`, or `T` at a savepoint; `I` when the block is over.
     pub status: u8,
     /// What the portal that is bound would run.
-    bound: Opening,
+    bound: Ending,
+}
+
+/// How a statement opens, and whether another block follows the one that it ends (`AND CHAIN`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    opening: Opening,
+    chains: bool,
+}
+
+impl Ending {
+    /// Of a statement's text.
+    #[must_use]
+    pub fn of(sql: &[u8]) -> Self {
+        let opening = Opening::of(sql);
+        let ends = matches!(opening, Opening::Commit | Opening::Rollback);
+        let mut words = sql.split(|byte| !byte.is_ascii_alphabetic()).filter(|word| !word.is_empty()).rev();
+        let chain = ends && words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"chain"));
+        Self { opening, chains: chain && words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"and")) }
+    }
+}
+
+impl From<Opening> for Ending {
+    fn from(opening: Opening) -> Self {
+        Self { opening, chains: false }
+    }
 }
 
 /// The answer to one statement of such a block.
@@ -38,22 +70,48 @@ impl LostBlock {
     /// A block that had this status when its server went.
     #[must_use]
     pub const fn new(status: u8) -> Self {
-        Self { failed_before: status == b'E', at_savepoint: false, status: b'E', bound: Opening::Other }
+        Self {
+            error: ClientError::BlockLost,
+            empty: false,
+            failed_before: status == b'E',
+            at_savepoint: false,
+            status: b'E',
+            bound: Ending { opening: Opening::Other, chains: false },
+        }
+    }
+
+    /// One that has just begun, and has no server because of this.
+    #[must_use]
+    pub fn unserved(error: ClientError) -> Self {
+        Self { error, empty: true, status: b'T', ..Self::new(b'T') }
+    }
+
+    /// The block is over, or another one like it begins.
+    fn ends(&mut self, tag: &'static str, chains: bool) -> Answer {
+        if chains {
+            *self = Self::unserved(self.error.clone());
+        } else {
+            self.status = b'I';
+        }
+        Answer::Done(tag)
     }
 
     /// Answers a statement that opens like this.
-    pub fn answer(&mut self, opening: Opening) -> Answer {
+    pub fn answer(&mut self, statement: impl Into<Ending>) -> Answer {
+        let Ending { opening, chains } = statement.into();
         let was_at_savepoint = std::mem::take(&mut self.at_savepoint);
+        let was_empty = std::mem::take(&mut self.empty);
         match opening {
-            Opening::Rollback => {
-                self.status = b'I';
-                Answer::Done("ROLLBACK")
-            }
+            Opening::Rollback => self.ends("ROLLBACK", chains),
+            Opening::Commit if was_empty => self.ends("COMMIT", chains),
+            Opening::Commit if self.failed_before => self.ends("ROLLBACK", chains),
+            Opening::PrepareTransaction if self.failed_before => self.ends("ROLLBACK", false),
             Opening::Commit | Opening::PrepareTransaction => {
                 self.status = b'I';
-                if self.failed_before { Answer::Done("ROLLBACK") } else { Answer::Refused(ClientError::BlockLost) }
+                Answer::Refused(self.error.clone())
             }
-            Opening::RollbackTo => {
+            // one that a server has never seen has no savepoint
+            Opening::RollbackTo if self.error == ClientError::BlockLost && !was_empty => {
                 self.failed_before = false;
                 self.at_savepoint = true;
                 self.status = b'T';
@@ -65,7 +123,7 @@ impl LostBlock {
             }
             _ => {
                 self.status = b'E';
-                let error = if self.failed_before { ClientError::BlockFailed } else { ClientError::BlockLost };
+                let error = if self.failed_before { ClientError::BlockFailed } else { self.error.clone() };
                 Answer::Refused(error)
             }
         }
@@ -116,17 +174,17 @@ impl Session {
 
     fn answer_one(&mut self, lost: &mut LostBlock, tag: u8, body: &[u8]) {
         let opening_of = |session: &Self, name: &[u8]| match session.names.named(name) {
-            Some(statement) => statement.opening,
-            None => Opening::Other,
+            Some(statement) => Ending::of(statement.sql()),
+            None => Opening::Other.into(),
         };
         let answer = match tag {
-            b'Q' => Some(lost.answer(Opening::of(body))),
+            b'Q' => Some(lost.answer(Ending::of(split_cstr(body).map_or(body, |(sql, _)| sql)))),
             b'E' => Some(lost.answer(lost.bound)),
             b'F' => Some(lost.answer(Opening::Other)),
             b'P' => {
                 let sql = split_cstr(body).map_or(&b""[..], |(_, sql)| sql);
-                lost.bound = Opening::of(sql);
-                if lost.parses(lost.bound) {
+                lost.bound = Ending::of(sql);
+                if lost.parses(lost.bound.opening) {
                     self.outbox.append(|out| out.extend_from_slice(&messages::PARSE_COMPLETE));
                     None
                 } else {
@@ -138,7 +196,7 @@ impl Session {
                 if !name.is_empty() {
                     lost.bound = opening_of(self, name);
                 }
-                if lost.parses(lost.bound) {
+                if lost.parses(lost.bound.opening) {
                     self.outbox.append(|out| messages::message(out, b'2', |_| {}));
                     None
                 } else {
@@ -184,6 +242,38 @@ mod tests {
     use super::*;
 
     const LOST: Answer = Answer::Refused(ClientError::BlockLost);
+
+    #[test]
+    fn an_unserved_block_is_empty_until_something_is_refused_in_it() {
+        let full = || Answer::Refused(ClientError::QueryWait);
+        let mut block = LostBlock::unserved(ClientError::QueryWait);
+        assert_eq!((block.status, block.answer(Opening::Commit), block.status), (b'T', Answer::Done("COMMIT"), b'I'));
+        for end in [Opening::Commit, Opening::PrepareTransaction] {
+            let mut block = LostBlock::unserved(ClientError::QueryWait);
+            for statement in [Opening::Other, Opening::Savepoint, Opening::RollbackTo, Opening::Release] {
+                assert_eq!((block.answer(statement), block.status), (full(), b'E'));
+            }
+            assert_eq!((block.answer(end), block.status), (full(), b'I'));
+        }
+        let mut block = LostBlock::unserved(ClientError::QueryWait);
+        assert_eq!((block.answer(Opening::PrepareTransaction), block.status), (full(), b'I'));
+    }
+
+    #[test]
+    fn what_is_chained_to_a_lost_block_is_a_block_that_is_lost_as_well() {
+        let chains = |sql: &str| Ending::of(sql.as_bytes());
+        for (sql, is) in
+            [("rollback and chain", true), ("ABORT WORK AND CHAIN ;", true), ("commit and no chain", false)]
+        {
+            assert_eq!(chains(sql).chains, is, "{sql}");
+        }
+        let mut block = LostBlock::new(b'T');
+        assert_eq!((block.answer(chains("commit and chain")), block.status), (LOST, b'I'));
+        let mut block = LostBlock::new(b'T');
+        assert_eq!((block.answer(chains("rollback and chain")), block.status), (Answer::Done("ROLLBACK"), b'T'));
+        assert_eq!((block.answer(Opening::RollbackTo), block.status), (LOST, b'E'));
+        assert_eq!((block.answer(Opening::Commit), block.status), (LOST, b'I'));
+    }
 
     #[test]
     fn a_commit_of_a_lost_block_is_an_error_and_ends_it() {

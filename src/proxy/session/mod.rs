@@ -10,9 +10,10 @@
 //! - [`deadlines`]: when its patience ends
 //! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
 //! - [`notice`], [`trail`], [`settle`]: what its statements may leave on a server, and what becomes of that
-//! - [`lost`]: what a client is told in a transaction whose server went away
+//! - [`begin`]: a transaction's beginning, [`lost`]: what a client is told in one whose server went away or never came
 
 pub mod again;
+pub mod begin;
 pub mod borrow;
 pub mod deadlines;
 pub mod destination;
@@ -212,6 +213,17 @@ impl Session {
     }
 }
 
+/// How far the client has been told that its commit may yet be lost: the server has ended its wait for standbys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alone {
+    /// It is no such commit.
+    No,
+    /// The server has warned, and will report success.
+    Warned,
+    /// The client has got an error instead: nothing more up to ReadyForQuery.
+    Told,
+}
+
 /// A server connection lent to a client. Dropping it closes the connection: giving it back takes proof that it is
 /// settled.
 #[derive(Debug)]
@@ -240,6 +252,10 @@ pub struct Loan {
     pub(super) rested: bool,
     /// Something that may commit is on its way.
     pub(super) commits: bool,
+    /// The first request begins a block.
+    pub(super) begins: bool,
+    /// What is known of a commit that no standby has confirmed.
+    pub(super) alone: Alone,
     /// The open transaction may have changed what a prepared statement returns.
     pub(super) redefines: bool,
     /// Anything at all has been sent for the client.
@@ -285,6 +301,8 @@ impl Loan {
             copy_asked: false,
             rested: false,
             commits: false,
+            begins: false,
+            alone: Alone::No,
             redefines: false,
             used: false,
             fatal: None,

@@ -13,7 +13,6 @@ use crate::protocol::frame::{HEADER_LEN, Scan, scan_client};
 use crate::protocol::messages;
 use crate::proxy::client::Signal;
 use crate::proxy::error::ClientError;
-use crate::sql::opening::Opening;
 
 /// Why a session, or the loan of a server, ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +77,8 @@ impl Session {
         if let Some(error) = self.session_lost.take() {
             return Err(error.into());
         }
-        if self.is_statement_mode() && self.begins_block() {
+        let begins = self.begins_block();
+        if begins && self.is_statement_mode() {
             return self.refuse(ClientError::StatementMode);
         }
         let routed = self.route();
@@ -88,6 +88,7 @@ impl Session {
             Err(End::Fault(error @ ClientError::ServerRefused(_))) if self.is_session_mode() => {
                 return Err(error.into());
             }
+            Err(End::Fault(error)) if self.begin_unserved(&error) => return Ok(()),
             Err(End::Fault(error)) if error.severity() == crate::protocol::error_response::Severity::Error => {
                 return self.refuse(error);
             }
@@ -97,9 +98,13 @@ impl Session {
         server.kept.clear();
         match &mut loan.visit {
             Some(visit) => (visit.block, visit.all) = (routed.block, routed.need == Need::Replica),
-            None if routed.need == Need::Read && !routed.block => loan.visit = Some(Visit::at(None)),
+            // a beginning has no effect either: it is asked again
+            None if begins && self.lone_begin(|_| {}).is_some() || routed.need == Need::Read && !routed.block => {
+                loan.visit = Some(Visit::at(None))
+            }
             None => {}
         }
+        loan.begins = begins;
         loan.relayed = true;
         let mut unread = false;
         let relayed = loop {
@@ -280,22 +285,6 @@ impl Session {
         }
         self.skip_to_sync = true;
         Ok(())
-    }
-
-    /// Whether the request opens a transaction block.
-    fn begins_block(&self) -> bool {
-        let data = self.inbox.bytes();
-        match scan_client(data) {
-            Ok(Scan::Header { tag: b'Q', .. }) => {
-                Opening::of(data.get(HEADER_LEN..).unwrap_or_default()) == Opening::Begin
-            }
-            Ok(Scan::Header { tag: b'P', .. }) => {
-                let body = data.get(HEADER_LEN..).unwrap_or_default();
-                let sql = crate::protocol::frame::split_cstr(body).map_or(body, |(_, sql)| sql);
-                Opening::of(sql) == Opening::Begin
-            }
-            _ => false,
-        }
     }
 
     pub(in crate::proxy) fn is_session_mode(&self) -> bool {

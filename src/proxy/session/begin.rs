@@ -1,0 +1,83 @@
+//! A transaction's beginning, where it takes more than passing it on.
+//!
+//! A BEGIN changes nothing: one whose server goes away is asked again elsewhere, and one that has waited for a server in vain is
+//! accepted, so that it is the first statement of the block that is refused: there every driver copes, where a BEGIN that fails
+//! leaves some in step with nothing (ARCHITECTURE.md, "When a server goes away").
+//!
+//! Not here: what such a block is told from then on (`lost.rs`).
+
+use super::Session;
+use super::lost::LostBlock;
+use super::request::may_commit;
+use crate::protocol::frame::{split_client, split_cstr};
+use crate::protocol::messages;
+use crate::proxy::error::ClientError;
+use crate::sql::opening::Opening;
+
+impl Session {
+    /// The text with which the request in the inbox begins, if that is here.
+    fn first_text(&self) -> Option<&[u8]> {
+        let (tag, body, _) = split_client(self.inbox.bytes())?;
+        match tag {
+            b'Q' => Some(split_cstr(body).map_or(body, |(sql, _)| sql)),
+            b'P' => split_cstr(split_cstr(body)?.1).map(|(sql, _)| sql),
+            b'B' => {
+                let (name, _) = split_cstr(split_cstr(body)?.1)?;
+                Some(self.names.named(name)?.sql())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the request opens a transaction block, whatever else it does.
+    pub(super) fn begins_block(&self) -> bool {
+        self.first_text().is_some_and(|sql| Opening::of(sql) == Opening::Begin)
+    }
+
+    /// How long the request is if it begins a block and does nothing else; `answer` gets what that is answered with.
+    pub(super) fn lone_begin(&self, mut answer: impl FnMut(&[u8])) -> Option<usize> {
+        let sql = self.first_text()?;
+        if Opening::of(sql) != Opening::Begin || may_commit(Opening::Begin, sql) {
+            return None;
+        }
+        let data = self.inbox.bytes();
+        let (mut rest, mut bound) = (data, false);
+        loop {
+            let (tag, body, behind) = split_client(rest)?;
+            let first = rest.len() == data.len();
+            rest = behind;
+            match tag {
+                b'Q' if first => break,
+                // a name that is given here would have to be known from now on
+                b'P' if first && body.first() == Some(&0) => answer(&messages::PARSE_COMPLETE),
+                b'B' if !bound => {
+                    bound = true;
+                    answer(&messages::BIND_COMPLETE);
+                }
+                b'D' if bound && body.first() == Some(&b'P') => answer(&messages::NO_DATA),
+                b'E' if bound => {
+                    let (b'S', _, behind) = split_client(rest)? else { return None };
+                    rest = behind;
+                    break;
+                }
+                _ => return None,
+            }
+        }
+        answer(&messages::BEGUN);
+        Some(data.len() - rest.len())
+    }
+
+    /// Begins a block that has no server because of `error`; `false` when the request is something else.
+    pub(super) fn begin_unserved(&mut self, error: &ClientError) -> bool {
+        if !error.is_of_waiting() || self.lost.is_some() {
+            return false;
+        }
+        let mut answer = Vec::new();
+        let Some(length) = self.lone_begin(|part| answer.extend_from_slice(part)) else { return false };
+        self.inbox.consume(length);
+        self.scanned = 0;
+        self.outbox.append(|out| out.extend_from_slice(&answer));
+        self.lost = Some(LostBlock::unserved(error.clone()));
+        true
+    }
+}
