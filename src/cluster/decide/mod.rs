@@ -9,6 +9,36 @@
 //!
 //! Intent is recorded before action: a [`Record`] goes out as [`Output::Store`], and what it intends follows only upon
 //! [`Input::Stored`]. A coordinator that starts with a record goes on from it.
+//!
+//! - `machine`: takes inputs in, hands outputs out; the record and its store; `stage`, `diagram`: the table of stages
+//! - `start`: whose cluster, which epoch, who is the primary, what was under way
+//! - `knowledge`, `evidence`, `flapping`: what is known of nodes, whether the primary has failed, whether a failover may begin
+//! - `steady`, `failover`, `switchover`, with `candidate` and `operation`: what is done about it
+//! - `rejoin`, `upkeep`: standbys and slots
+//! - `errand`, `names`: orders on their way, and how they are called
+//! - `command`, `explain`: what people ask for, what they are told
+
+mod candidate;
+mod command;
+mod diagram;
+mod errand;
+mod evidence;
+mod explain;
+mod failover;
+mod flapping;
+mod knowledge;
+mod machine;
+mod names;
+mod operation;
+mod rejoin;
+mod stage;
+mod start;
+mod steady;
+mod switchover;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +48,11 @@ use serde::{Deserialize, Serialize};
 use crate::directive::{AgentStatus, Failure, Job, Order};
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
 use crate::topology::{Appointment, Epoch, NodeName, Role};
+
+pub use diagram::diagram;
+pub use machine::Decider;
+pub use names::slot_name;
+pub use stage::{Stage, WAYS};
 
 /// What a coordinator is told by its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

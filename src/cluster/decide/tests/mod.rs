@@ -1,0 +1,1 @@
+//! Transcripts of what the coordinator does.
