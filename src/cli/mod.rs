@@ -3,5 +3,6 @@
 pub mod api;
 pub mod check;
 pub mod demo;
+mod managed;
 pub mod route;
 pub mod serve;

@@ -19,9 +19,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload;
 
+use super::managed::managed;
 use crate::admin::http::{HttpAddress, HttpListener, PoolRow, RoutingRow, Sources};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
-use crate::cluster::{Watch, watch};
+use crate::cluster::store::LocalStore;
+use crate::cluster::{Coordinators, Watch, watch};
 use crate::config::{self, Config, LogFormat};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
@@ -113,6 +115,10 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     let workers = config.limits.workers.count();
     let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, hidden, workers));
     let monitor = Arc::new(watch(clusters, Arc::clone(&board)));
+    tokio::spawn(crate::proxy::pause::watch(Arc::clone(&shared)));
+    let store = Arc::new(LocalStore::at(&config.store.path));
+    let coordinators = Coordinators::start(store, managed(&config)?, Arc::clone(&board), Arc::clone(&monitor));
+    let coordinators = coordinators.await.context("a coordinator could not take over")?;
     tokio::task::spawn_local(pause::watch(Arc::clone(&shared)));
     let shutting_down = Arc::new(AtomicBool::new(false));
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
@@ -147,7 +153,7 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, config = %args.config.display(), "started");
 
     let mut signals = Signals::new()?;
-    signals.until_shutdown(|| reload(args, &shared, &monitor, &dialer, &log_level)).await;
+    signals.until_shutdown(|| reload(args, &shared, &monitor, &coordinators, &dialer, &log_level)).await;
 
     shutting_down.store(true, Ordering::Release);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -197,7 +203,14 @@ fn spawn_workers(
 }
 
 /// Reads the file again and applies it, or says why not and changes nothing.
-fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, dialer: &Arc<Dialer>, log_level: &LogLevel) {
+fn reload(
+    args: &ServeArgs,
+    shared: &Arc<Shared>,
+    monitor: &Arc<Watch>,
+    coordinators: &Arc<Coordinators>,
+    dialer: &Arc<Dialer>,
+    log_level: &LogLevel,
+) {
     let reloading = sd_notify::NotifyState::monotonic_usec_now().map(|now| [sd_notify::NotifyState::Reloading, now]);
     let _ = reloading.and_then(|reloading| sd_notify::notify(&reloading)); // Type=notify-reload wants the time as well
     let loaded = config::load(&args.config).map_err(anyhow::Error::from);
@@ -205,10 +218,11 @@ fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, dialer: 
     let prepared = loaded.and_then(|mut config| {
         let changes = config::compare(&before.config, &config);
         config::keep_bound(&before.config, &mut config);
-        Ok((changes, Running::new(config, dialer)?))
+        let managed = managed(&config)?;
+        Ok((changes, managed, Running::new(config, dialer)?))
     });
     match prepared {
-        Ok((changes, running)) => {
+        Ok((changes, managed, running)) => {
             for change in changes {
                 tracing::warn!(%change, "reload: takes effect at the next start");
             }
@@ -218,6 +232,12 @@ fn reload(args: &ServeArgs, shared: &Arc<Shared>, monitor: &Arc<Watch>, dialer: 
             shared.catalog.replace(clusters.clone(), lookup(&running.config));
             shared.hidden.replace(clusters.clone());
             monitor.replace(clusters);
+            let coordinators = Arc::clone(coordinators);
+            tokio::spawn(async move {
+                if let Err(error) = coordinators.replace(managed).await {
+                    tracing::error!(%error, "a coordinator could not take over");
+                }
+            });
             shared.reload(running);
             tracing::info!(config = %args.config.display(), "reloaded");
         }

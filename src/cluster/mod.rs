@@ -9,10 +9,12 @@
 //! Not here: how clients reach the primary (`proxy`). The two never call each other.
 
 pub mod act;
+pub mod coordinator;
 pub mod decide;
 pub mod ledger;
 pub mod observe;
 pub mod store;
 
 pub use crate::catalog::{Monitor, WatchedCluster, WatchedNode};
+pub use coordinator::{Coordinators, ManagedCluster};
 pub use observe::{Watch, watch};

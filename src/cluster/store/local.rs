@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{Store, StoreError, Stored};
@@ -17,25 +18,34 @@ use crate::cluster::decide::Record;
 #[derive(Debug)]
 pub struct LocalStore {
     directory: PathBuf,
-    /// Held for as long as this lives.
-    _lock: File,
+    /// Taken with the first use, and held for as long as this lives.
+    lock: Mutex<Option<File>>,
 }
 
 impl LocalStore {
-    /// Opens the directory, making it if need be, and locks it.
-    ///
-    /// # Errors
-    /// When it cannot be made, or another daemon has it.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// This directory. Nothing is made before the first record is asked for: who manages no cluster needs none.
+    #[must_use]
+    pub fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), lock: Mutex::default() }
+    }
+
+    /// Makes the directory if need be, and locks it.
+    fn ready(&self) -> Result<(), StoreError> {
+        let mut held = self.lock.lock();
+        if held.is_some() {
+            return Ok(());
+        }
+        let directory = &self.directory;
         fs::create_dir_all(directory).map_err(error("make the directory", directory))?;
         let path = directory.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(error("open", &path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(directory.display().to_string())),
-            Err(errno) => Err(error("lock", &path)(errno.into())),
+            Ok(()) => *held = Some(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::InUse(directory.display().to_string())),
+            Err(errno) => return Err(error("lock", &path)(errno.into())),
         }
+        Ok(())
     }
 
     fn path(&self, cluster: &str) -> PathBuf {
@@ -83,12 +93,16 @@ fn save(path: &Path, record: &Record) -> Result<(), StoreError> {
 
 impl Store for LocalStore {
     fn load<'a>(&'a self, cluster: &'a str) -> Stored<'a, Option<Record>> {
-        Box::pin(async move { load(&self.path(cluster)) })
+        Box::pin(async move {
+            self.ready()?;
+            load(&self.path(cluster))
+        })
     }
 
     fn save<'a>(&'a self, cluster: &'a str, record: &'a Record) -> Stored<'a, ()> {
         let (path, record) = (self.path(cluster), record.clone());
         Box::pin(async move {
+            self.ready()?;
             // a disk that hangs must not take everything else along
             let saved = tokio::task::spawn_blocking(move || save(&path, &record)).await;
             saved.unwrap_or_else(|panic| {
@@ -111,7 +125,7 @@ mod tests {
     #[tokio::test]
     async fn a_record_is_what_was_written_last_and_only_the_next_generation_replaces_it() {
         let directory = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(directory.path()).unwrap();
+        let store = LocalStore::at(directory.path());
         assert_eq!(store.load("main").await.unwrap(), None);
         store.save("main", &record(1, 5)).await.unwrap();
         store.save("main", &record(2, 6)).await.unwrap();
@@ -125,12 +139,14 @@ mod tests {
     #[tokio::test]
     async fn a_second_daemon_is_kept_out_and_what_is_no_record_is_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(directory.path()).unwrap();
-        assert!(matches!(LocalStore::open(directory.path()), Err(StoreError::InUse(_))));
+        let store = LocalStore::at(directory.path());
+        assert_eq!(store.load("main").await.unwrap(), None);
+        let second = LocalStore::at(directory.path());
+        assert!(matches!(second.load("main").await, Err(StoreError::InUse(_))));
         fs::write(store.path("main"), "{ torn").unwrap();
         assert!(matches!(store.load("main").await, Err(StoreError::Unreadable { .. })));
         assert!(matches!(store.save("main", &record(1, 1)).await, Err(StoreError::Unreadable { .. })));
         drop(store);
-        LocalStore::open(directory.path()).unwrap();
+        assert!(matches!(second.load("main").await, Err(StoreError::Unreadable { .. })));
     }
 }
