@@ -11,6 +11,8 @@ use howdah::cli;
 enum Command {
     /// Run the daemon.
     Serve(cli::serve::ServeArgs),
+    /// Run the process beside PostgreSQL.
+    Agent(cli::agent::AgentArgs),
     /// Say what is wrong with a configuration, without running it.
     Check(cli::check::CheckArgs),
     /// Say what a statement is, where it would go and why.
@@ -22,6 +24,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Serve(args) => cli::serve::run(&args),
+        Command::Agent(args) => cli::agent::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Route(args) => cli::route::run(&args),
         Command::Demo(args) => cli::demo::run(args),

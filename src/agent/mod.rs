@@ -4,11 +4,38 @@
 //! older than what it has seen.
 //!
 //! - [`config`][]: `agent.toml`, read by [`load`]; [`surroundings`]: what it finds on the machine
+//! - [`epochs`][]: what it refuses
+//! - [`job`] runs jobs as [`course`] says, [`journal`] remembers them, [`durable`] writes
+//! - [`events`][]: what it tells, at once, of the [`postmaster`] and of all that makes a [`status`], which it has to [`ask`] for
+//! - [`api`] and [`peer`]: how it is talked to, and by whom
+//! - [`run`][]: all of it
 //! - [`step`]: one reversible act of a job
 //! - [`sweep`]: finds every server process of the data directory, and leaves none
 
+pub mod api;
+pub mod ask;
 pub mod config;
+pub mod course;
+pub mod durable;
+pub mod epochs;
+pub mod events;
+pub mod job;
+pub mod journal;
 pub mod load;
+pub mod peer;
+pub mod postmaster;
+pub mod run;
+pub mod status;
 pub mod step;
 pub mod surroundings;
 pub mod sweep;
+
+use crate::directive::{Code, Failure, Order};
+
+/// The steps of an order.
+///
+/// # Errors
+/// When it cannot be done here.
+pub fn plan(order: &Order, _config: &config::AgentConfig) -> Result<Vec<Box<dyn step::Step>>, Failure> {
+    Err(Failure::new(Code::Internal, format!("\"{}\" is not known yet", order.directive.name())))
+}
