@@ -10,6 +10,8 @@
 //! - [`api`] and [`peer`]: how it is talked to, and by whom
 //! - [`run`][]: all of it
 //! - [`step`]: one reversible act of a job
+//! - [`step`]: one reversible act of a job; [`jobs`]: lists of them; [`steps`]: those that there are
+//! - [`postgres`][]: its files, programs, processes and socket, which steps are made of
 //! - [`sweep`]: finds every server process of the data directory, and leaves none
 
 pub mod api;
@@ -26,7 +28,11 @@ pub mod peer;
 pub mod postmaster;
 pub mod run;
 pub mod status;
+pub mod jobs;
+pub mod load;
+pub mod postgres;
 pub mod step;
+pub mod steps;
 pub mod surroundings;
 pub mod sweep;
 
