@@ -9,7 +9,6 @@
 //! - [`events`][]: what it tells, at once, of the [`postmaster`] and of all that makes a [`status`], which it has to [`ask`] for
 //! - [`api`] and [`peer`]: how it is talked to, and by whom
 //! - [`run`][]: all of it
-//! - [`step`]: one reversible act of a job
 //! - [`step`]: one reversible act of a job; [`jobs`]: lists of them; [`steps`]: those that there are
 //! - [`postgres`][]: its files, programs, processes and socket, which steps are made of
 //! - [`sweep`]: finds every server process of the data directory, and leaves none
@@ -22,26 +21,15 @@ pub mod durable;
 pub mod epochs;
 pub mod events;
 pub mod job;
+pub mod jobs;
 pub mod journal;
 pub mod load;
 pub mod peer;
+pub mod postgres;
 pub mod postmaster;
 pub mod run;
 pub mod status;
-pub mod jobs;
-pub mod load;
-pub mod postgres;
 pub mod step;
 pub mod steps;
 pub mod surroundings;
 pub mod sweep;
-
-use crate::directive::{Code, Failure, Order};
-
-/// The steps of an order.
-///
-/// # Errors
-/// When it cannot be done here.
-pub fn plan(order: &Order, _config: &config::AgentConfig) -> Result<Vec<Box<dyn step::Step>>, Failure> {
-    Err(Failure::new(Code::Internal, format!("\"{}\" is not known yet", order.directive.name())))
-}

@@ -51,7 +51,7 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
             tracing::info!(node, unit, listening = listening.join(", "), "the agent is ready");
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         };
-        agent::run::run(config, Box::new(agent::plan), stop, ready).await?;
+        agent::run::run(config, Box::new(agent::jobs::plan), stop, ready).await?;
         tracing::info!("the agent ends, PostgreSQL stays as it is");
         anyhow::Ok(())
     });
