@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs}
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::http::HttpAddress;
+use zeroize::Zeroizing;
+
+use super::listen::HttpAddress;
 
 /// No answer is longer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -21,12 +23,25 @@ pub struct Answer {
     pub body: String,
 }
 
+/// What is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Question<'a> {
+    /// The path.
+    pub path: &'a str,
+    /// A JSON body, which makes it a `POST`.
+    pub body: Option<&'a [u8]>,
+    /// Who asks, where that matters.
+    pub token: Option<&'a str>,
+    /// What ties log lines together; the daemon makes one where there is none.
+    pub correlation: Option<&'a str>,
+}
+
 /// `GET path`.
 ///
 /// # Errors
 /// When there is no whole answer within `bound`.
 pub fn get(address: &HttpAddress, path: &str, bound: Duration) -> io::Result<Answer> {
-    request(address, "GET", path, b"", bound)
+    ask(address, &Question { path, ..Question::default() }, bound)
 }
 
 /// `POST path`, with a JSON body.
@@ -34,17 +49,32 @@ pub fn get(address: &HttpAddress, path: &str, bound: Duration) -> io::Result<Ans
 /// # Errors
 /// As [`get`].
 pub fn post(address: &HttpAddress, path: &str, body: &[u8], bound: Duration) -> io::Result<Answer> {
-    request(address, "POST", path, body, bound)
+    ask(address, &Question { path, body: Some(body), ..Question::default() }, bound)
 }
 
-fn request(address: &HttpAddress, method: &str, path: &str, body: &[u8], bound: Duration) -> io::Result<Answer> {
+/// Any of them.
+///
+/// # Errors
+/// As [`get`].
+pub fn ask(address: &HttpAddress, question: &Question<'_>, bound: Duration) -> io::Result<Answer> {
+    let Question { path, body, token, correlation } = question;
     let deadline = Instant::now() + bound;
     let mut socket = Socket::connect(address, deadline)?;
+    let method = if body.is_some() { "POST" } else { "GET" };
+    let body = body.unwrap_or_default();
     let len = body.len();
-    let head = format!(
+    let mut head = Zeroizing::new(format!(
         "{method} {path} HTTP/1.1\r\nHost: howdah\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {len}\r\n\r\n"
-    );
+         Content-Length: {len}\r\n"
+    ));
+    for (name, value) in [("Authorization: Bearer ", token), ("X-Correlation-Id: ", correlation)] {
+        if let Some(value) = value {
+            head.push_str(name);
+            head.push_str(value);
+            head.push_str("\r\n");
+        }
+    }
+    head.push_str("\r\n");
     socket.set_deadline(deadline)?;
     // who refuses a body may answer and close before it has read it: what it says is worth more than the broken pipe
     let sent = socket.write(head.as_bytes()).and_then(|()| socket.write(body));

@@ -1,11 +1,30 @@
 //! The window on both paths: reads snapshots, sends commands.
 //!
-//! - [`http`]: health, readiness and status for load balancers, scripts and people
+//! - [`http`]: which request is answered by what; health and readiness
+//! - [`listen`]: where it listens; `access`: who may ask for what
+//! - `status`, `look`, `metrics`: what is, and what was done; `operate`: commands for the coordinators ([`control`])
 //! - [`route`]: where a statement would go, and why
+//! - [`refusal`]: every answer that is none
 //! - [`client`]: asks a daemon's API, for commands and the demo
 
+pub mod access;
 pub mod client;
+pub mod control;
 pub mod http;
+pub mod listen;
+mod look;
+mod metrics;
+pub mod operate;
+pub mod refusal;
 pub mod route;
+mod status;
 
-pub use http::{AddressOf, HttpAddress, HttpError, HttpListener, PoolRow, RoutingRow, Sources};
+pub use access::Access;
+pub use control::Control;
+pub use http::{AddressOf, Sources};
+pub use listen::{HttpAddress, HttpError, HttpListener};
+pub use status::{ClusterRow, NodeRow, PoolRow, RoutingRow};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+mod tests;

@@ -1,7 +1,7 @@
 //! `POST /route`: where a statement would go, and why.
 //!
 //! The body is a JSON object with `database`, `user`, and `sql`, or `sql_base64` for a text that is not UTF-8. The answer is an
-//! [`Explanation`], or `{"error": …}`. Not here: the answer itself (`proxy/route/explain`).
+//! [`Explanation`], or a [`Refusal`]. Not here: the answer itself (`proxy/route/explain`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::http::Sources;
+pub use super::refusal::Refusal;
 use crate::proxy::route::explain::{ExplainError, Explanation, Question};
 
 /// Longest body: a text of 16 kB, which is as long as anybody looks into one, in JSON's longest spelling.
@@ -65,33 +66,20 @@ impl RouteRequest {
     }
 }
 
-/// Every answer that is none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// Why.
-    pub error: String,
-}
-
-fn refused(status: StatusCode, error: impl ToString) -> Response {
-    (status, Json(Refusal { error: error.to_string() })).into_response()
-}
-
 /// The handler.
 pub(super) async fn route(State(sources): State<Sources>, body: Result<Bytes, BytesRejection>) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            let error = format!("the request is larger than {} kB", BODY_BYTES_MAX / 1024);
-            return refused(StatusCode::PAYLOAD_TOO_LARGE, error);
-        }
-        Err(rejection) => return refused(rejection.status(), rejection.body_text()),
-    };
-    let request = serde_json::from_slice::<RouteRequest>(&body).map_err(|error| format!("not understood: {error}"));
-    match request.and_then(RouteRequest::question) {
-        Err(error) => refused(StatusCode::BAD_REQUEST, error),
+    let request = super::refusal::body(body, BODY_BYTES_MAX).and_then(|body| {
+        let request = serde_json::from_slice::<RouteRequest>(&body).map_err(|error| format!("not understood: {error}"));
+        let question = request.and_then(RouteRequest::question);
+        question.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "malformed", error))
+    });
+    match request {
+        Err(refusal) => refusal.into_response(),
         Ok(question) => match (sources.explain)(question).await {
             Ok(explanation) => Json(explanation).into_response(),
-            Err(error @ ExplainError::NoSuchDatabase(_)) => refused(StatusCode::NOT_FOUND, error),
+            Err(error @ ExplainError::NoSuchDatabase(_)) => {
+                Refusal::new(StatusCode::NOT_FOUND, "unknown-database", error.to_string()).into_response()
+            }
         },
     }
 }

@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload;
 
 use super::managed::managed;
+use crate::admin::Access;
 use crate::admin::http::{HttpAddress, HttpListener, PoolRow, RoutingRow, Sources};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::store::LocalStore;
@@ -293,8 +294,8 @@ fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<Atomi
     let (pools, clients, catalog) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(&shared.catalog));
     let hidden = Arc::clone(&shared.hidden);
     let addresses = Arc::clone(monitor);
-    let (homes, counted, panicked, asked) =
-        (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
+    let (homes, counted, panicked, asked, guarded) =
+        (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     let rows = move || {
         let row = |pool: &Arc<crate::proxy::pool::Pool>| {
             let counts = pool.counts();
@@ -327,6 +328,8 @@ fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<Atomi
             let shared = Arc::clone(&asked);
             Box::pin(async move { explain(&shared, &question).await })
         }),
+        access: Arc::new(move || Access::of(&guarded.running().config.http)),
+        ..Sources::of(Arc::clone(&shared.board))
     }
 }
 
