@@ -6,9 +6,12 @@ CONFORMANCE_ARGS ?=
 STRESS_SECONDS ?= 300
 LEAKS_GROUP ?= 10
 ROUTING_TIMES ?= 10000
+SEEDS ?= 1000000
+SEED ?=
+FIRST ?=
 CARGO ?= cargo
 
-.PHONY: help build demo test stress leaks routing negative-control lint docs bench fuzz conformance
+.PHONY: help build demo test sim stress leaks routing negative-control lint docs bench fuzz conformance
 .NOTPARALLEL:
 
 help:
@@ -17,6 +20,8 @@ help:
 	@echo '  make demo         a primary, two standbys and howdah in front, with a live workload. Ctrl-C removes it all'
 	@echo "                    DEMO_ARGS='--for 10s --clients 64' goes to howdah demo"
 	@echo '  make test         formatting, lints, and every test: unit, integration with real PostgreSQL and drivers, docs'
+	@echo '  make sim          the coordinator against SEEDS ($(SEEDS)) simulated runs of failures, from FIRST (1) on; SEED=17 runs one'
+	@echo '                    again and tells everything that happens'
 	@echo '  make stress       never a foreign answer, for STRESS_SECONDS ($(STRESS_SECONDS)); prints its seed'
 	@echo '  make leaks        what one client sets no other sees, and it keeps itself: every setting, in every way. Minutes;'
 	@echo '                    LEAKS_GROUP=1 tries each setting alone and takes an hour'
@@ -43,6 +48,10 @@ test: lint
 	@scripts/need postgres python node
 	@scripts/drivers
 	@scripts/test
+
+sim:
+	@scripts/need rust
+	SEEDS=$(SEEDS) SEED=$(SEED) FIRST=$(FIRST) $(CARGO) test --package howdah-sim --test sim -- whatever --nocapture
 
 stress:
 	@scripts/need rust postgres
