@@ -4,7 +4,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use crate::cluster::Coordinators;
 use crate::cluster::decide::{Accepted, Command, Explanation, Refused};
 use crate::cluster::ledger::Ledger;
 use crate::directive::Job;
@@ -26,4 +28,24 @@ pub trait Control: Send + Sync {
 
     /// What has been done so far.
     fn ledger(&self) -> &Ledger;
+}
+
+impl Control for Arc<Coordinators> {
+    fn ask(&self, cluster: &str, command: Command, correlation: &str) -> Asked<Result<Accepted, Refused>> {
+        let (all, cluster, correlation) = (Self::clone(self), cluster.to_owned(), correlation.to_owned());
+        Box::pin(async move { Coordinators::ask(&all, &cluster, command, &correlation).await })
+    }
+
+    fn explanation(&self, cluster: &str) -> Option<Explanation> {
+        Coordinators::explanation(self, cluster)
+    }
+
+    fn jobs(&self, cluster: &str, node: &str) -> Asked<Result<Vec<Job>, String>> {
+        let (all, cluster, node) = (Self::clone(self), cluster.to_owned(), node.to_owned());
+        Box::pin(async move { Coordinators::jobs(&all, &cluster, &node).await })
+    }
+
+    fn ledger(&self) -> &Ledger {
+        Coordinators::ledger(self)
+    }
 }

@@ -136,7 +136,7 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     if let Some(address) = http_address(&config) {
         let listener = HttpListener::bind(address).await?;
         tracing::info!(address = %listener.address(), "http listening");
-        let serving = listener.serve(sources(&shared, &monitor, &shutting_down), async {
+        let serving = listener.serve(sources(&shared, &monitor, &coordinators, &shutting_down), async {
             let _ = http_stopped.await;
         });
         tokio::task::spawn_local(async move {
@@ -290,7 +290,12 @@ fn http_address(config: &Config) -> Option<HttpAddress> {
     }
 }
 
-fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<AtomicBool>) -> Sources {
+fn sources(
+    shared: &Arc<Shared>,
+    monitor: &Arc<Watch>,
+    coordinators: &Arc<Coordinators>,
+    shutting_down: &Arc<AtomicBool>,
+) -> Sources {
     let (pools, clients, catalog) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(&shared.catalog));
     let hidden = Arc::clone(&shared.hidden);
     let addresses = Arc::clone(monitor);
@@ -324,6 +329,7 @@ fn sources(shared: &Arc<Shared>, monitor: &Arc<Watch>, shutting_down: &Arc<Atomi
         sessions: Arc::new(move |cluster, node| homes.standbys(cluster).sessions(node).load(Ordering::Relaxed)),
         routing: Arc::new(move || routing(&counted)),
         panics: Arc::new(move || panicked.panics()),
+        control: Some(Arc::new(Arc::clone(coordinators))),
         explain: Arc::new(move |question| {
             let shared = Arc::clone(&asked);
             Box::pin(async move { explain(&shared, &question).await })
