@@ -24,6 +24,12 @@ pub struct DemoArgs {
     /// Run the workload against the primary directly, without an endpoint.
     #[arg(long, hide = true)]
     direct: bool,
+    /// Kill the primary with SIGKILL every so often, and count what that did to clients.
+    #[arg(long, conflicts_with = "direct")]
+    chaos: bool,
+    /// How often (10s, 1min).
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s", requires = "chaos")]
+    every: Duration,
 }
 
 /// Runs it to its end.
@@ -31,8 +37,8 @@ pub struct DemoArgs {
 /// # Errors
 /// When a part of it fails; everything is torn down by then.
 pub fn run(args: DemoArgs) -> anyhow::Result<()> {
-    let DemoArgs { duration, standbys, clients, replay_delay, direct } = args;
-    demo::run(&Options { duration, standbys, clients, replay_delay, direct })?;
+    let DemoArgs { duration, standbys, clients, replay_delay, direct, chaos, every } = args;
+    demo::run(&Options { duration, standbys, clients, replay_delay, direct, chaos: chaos.then_some(every) })?;
     Ok(())
 }
 

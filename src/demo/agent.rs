@@ -50,6 +50,17 @@ struct State {
     trouble: Option<String>,
 }
 
+/// What is special about an agent.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// The end of its agent.toml; begins with a table header.
+    pub toml: String,
+    /// Variables in its environment.
+    pub environment: BTreeMap<String, String>,
+    /// Where it finds PostgreSQL's programs, if not where they are.
+    pub programs: Option<PathBuf>,
+}
+
 /// The agent of one node. Dropping it kills it, and leaves PostgreSQL alone.
 pub struct Agent {
     node: String,
@@ -65,31 +76,25 @@ impl Agent {
     /// # Errors
     /// What the operating system says.
     pub fn start(node: &Node, cluster: &str, program: &Path, extra: &str) -> Result<Self, LocalError> {
-        Self::start_with(node, cluster, program, extra, &BTreeMap::new())
+        Self::start_with(node, cluster, program, Extras { toml: extra.to_owned(), ..Extras::default() })
     }
 
-    /// [`Agent::start`], with variables in its environment.
+    /// [`Agent::start`], with more that is special.
     ///
     /// # Errors
     /// As [`Agent::start`].
-    pub fn start_with(
-        node: &Node,
-        cluster: &str,
-        program: &Path,
-        extra: &str,
-        environment: &BTreeMap<String, String>,
-    ) -> Result<Self, LocalError> {
+    pub fn start_with(node: &Node, cluster: &str, program: &Path, extras: Extras) -> Result<Self, LocalError> {
         let failed = |source| LocalError::Io { what: format!("make the agent of node \"{}\"", node.name()), source };
         let directory = node.sockets().parent().map(Path::to_owned).unwrap_or_default();
         let program = enterable(program, &directory, node.binaries()).map_err(failed)?;
-        let config = write(node, cluster, extra)?;
+        let config = write(node, cluster, &extras)?;
         let shared = Arc::new(Shared {
             binaries: node.binaries().clone(),
             program,
             config,
             log: node.directory().join("agent.log"),
             directory,
-            environment: environment.clone(),
+            environment: extras.environment,
             state: Mutex::new(State { wanted: true, ..State::default() }),
         });
         let supervisor = thread::Builder::new().name("supervisor".to_owned()).spawn({
@@ -259,7 +264,7 @@ fn socket(node: &Node) -> PathBuf {
 }
 
 /// The agent.toml, and what it names.
-fn write(node: &Node, cluster: &str, extra: &str) -> Result<PathBuf, LocalError> {
+fn write(node: &Node, cluster: &str, extras: &Extras) -> Result<PathBuf, LocalError> {
     let password = node.write("replication-password", node.password())?;
     let state = node.directory().join("agent");
     fs::create_dir_all(&state)
@@ -267,14 +272,15 @@ fn write(node: &Node, cluster: &str, extra: &str) -> Result<PathBuf, LocalError>
         .and_then(|()| fs::set_permissions(&state, Permissions::from_mode(0o700)))
         .and_then(|()| fs::set_permissions(&password, Permissions::from_mode(0o600)))
         .map_err(|source| LocalError::Io { what: format!("make {}", state.display()), source })?;
-    node.write("agent.toml", &configuration(node, cluster, extra))
+    node.write("agent.toml", &configuration(node, cluster, extras))
 }
 
 /// The agent.toml.
 #[must_use]
-pub fn configuration(node: &Node, cluster: &str, extra: &str) -> String {
+pub fn configuration(node: &Node, cluster: &str, extras: &Extras) -> String {
     let (name, data, state) = (node.name(), node.data_directory(), node.directory().join("agent"));
-    let (programs, user) = (node.binaries().directory(), node.superuser());
+    let (extra, user) = (&extras.toml, node.superuser());
+    let programs = extras.programs.as_deref().unwrap_or(node.binaries().directory());
     format!(
         "# written by howdah; it goes away with the cluster
 cluster = \"{cluster}\"

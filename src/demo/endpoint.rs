@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::DemoError;
+use super::agent::Agent;
 use super::ports::free_port;
 use super::postgres::{LocalCluster, Node};
 use super::process::{Process, log_tail};
@@ -31,11 +32,24 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the file cannot be written or the program not started.
-    pub fn start(cluster: &LocalCluster, monitor: &str, password: &str) -> Result<Self, DemoError> {
+    pub fn start(
+        cluster: &LocalCluster,
+        agents: &[Agent],
+        monitor: &str,
+        password: &str,
+        chaos: bool,
+    ) -> Result<Self, DemoError> {
         let io = |what: &'static str| move |source| DemoError::Io { what, source };
         let (listener, http) = (free_address().map_err(io("find a port"))?, free_address().map_err(io("find a port"))?);
         let path = cluster.directory().join("howdah.toml");
-        fs::write(&path, configuration(listener, http, cluster.nodes(), monitor, password))
+        let mut toml = configuration(listener, http, cluster.nodes(), agents, monitor, password);
+        let _ = write!(toml, "\n[store]\npath = \"{}\"\n", cluster.directory().join("store").display());
+        if chaos {
+            toml.push_str(
+                "\n[clusters.main.failover]\nrestart_if = \"0\" # the primary would be there again at once\n",
+            );
+        }
+        fs::write(&path, toml)
             .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o600)))
             .map_err(io("write howdah.toml"))?;
         let program = std::env::current_exe().map_err(io("find the howdah program"))?;
@@ -99,7 +113,14 @@ fn spawn(program: &Path, config: &PathBuf, directory: &Path) -> io::Result<Proce
 
 /// The howdah.toml.
 #[must_use]
-pub fn configuration(listener: SocketAddr, http: SocketAddr, nodes: &[Node], monitor: &str, password: &str) -> String {
+pub fn configuration(
+    listener: SocketAddr,
+    http: SocketAddr,
+    nodes: &[Node],
+    agents: &[Agent],
+    monitor: &str,
+    password: &str,
+) -> String {
     let mut toml = format!(
         "# written by howdah demo; it goes away with the demo
 
@@ -117,6 +138,9 @@ password = \"{password}\"
     for node in nodes {
         let (name, host, port) = (node.name(), node.host(), node.port());
         let _ = write!(toml, "\n[[clusters.main.nodes]]\nname = \"{name}\"\nhost = \"{host}\"\nport = {port}\n");
+        if let Some(agent) = agents.iter().find(|agent| agent.node() == name) {
+            let _ = writeln!(toml, "agent = \"{}\"", agent.address());
+        }
     }
     let _ = write!(toml, "\n[databases.\"*\"]\ncluster = \"main\"\n\n[http]\naddress = \"{http}\"\n");
     toml

@@ -5,6 +5,7 @@
 //! happens. Not here: the data path, which runs in the child. The tests use [`postgres`], [`process`] and [`ports`] too.
 
 pub mod agent;
+pub mod chaos;
 pub mod checker;
 pub mod endpoint;
 pub mod flow;

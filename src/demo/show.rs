@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Config;
 
 use super::DemoError;
+use super::agent::Agent;
+use super::chaos::Chaos;
 use super::endpoint::Endpoint;
 use super::flow::Flow;
 use super::postgres::{LocalCluster, LocalError, Node, query};
@@ -37,6 +39,8 @@ pub struct Options {
     pub replay_delay: Option<Duration>,
     /// The workload goes to the primary directly and no endpoint is started: what PostgreSQL alone does.
     pub direct: bool,
+    /// The primary is killed so often.
+    pub chaos: Option<Duration>,
 }
 
 /// Passwords of this one demo.
@@ -81,6 +85,7 @@ fn show(options: &Options, begun: Instant, stop: &Stop, screen: &mut Screen) -> 
     let mut builder = LocalCluster::builder()
         .prefix("howdah-demo")
         .superuser("postgres", &secrets.superuser)
+        .slots("howdah_")
         .setting("max_connections", "200")
         .interrupt(stop.flag())
         .progress(move |text| {
@@ -94,10 +99,12 @@ fn show(options: &Options, begun: Instant, stop: &Stop, screen: &mut Screen) -> 
     populate(cluster.primary(), &secrets)?;
     cluster.wait_streaming(STREAMING_BOUND)?; // a session that has seen nothing yet may read anywhere
 
+    let agents = if options.direct { Vec::new() } else { agents(&cluster, begun, screen)? };
     let endpoint = match options.direct {
         true => None,
         false => {
-            let endpoint = Endpoint::start(&cluster, "howdah", &secrets.monitor)?;
+            let chaos = options.chaos.is_some();
+            let endpoint = Endpoint::start(&cluster, &agents, "howdah", &secrets.monitor, chaos)?;
             let (listener, http) = (endpoint.listener(), endpoint.http());
             screen.say(&step(begun, &format!("start of howdah on {listener}, HTTP API on {http}")))?;
             wait_ready(&endpoint, &app(listener, &secrets.app), stop)?;
@@ -113,34 +120,64 @@ fn show(options: &Options, begun: Instant, stop: &Stop, screen: &mut Screen) -> 
     }
     let primary = SocketAddr::from(([127, 0, 0, 1], cluster.primary().port()));
     let target = endpoint.as_ref().map_or(primary, Endpoint::listener);
-    let hints = hints(target, &secrets.app, &cluster);
+    let hints = || hints(target, &secrets.app, &cluster);
     screen.say(&step(begun, &format!("ready; {} clients begin\n", options.clients)))?;
     if !screen.is_terminal() {
-        screen.say(&hints.iter().map(|hint| format!("  {hint}\n")).collect::<String>())?;
+        screen.say(&hints().iter().map(|hint| format!("  {hint}\n")).collect::<String>())?;
     }
     let workload = Workload::start(&app(target, &secrets.app), options.clients)
         .map_err(|source| DemoError::Io { what: "start the workload", source })?;
+    let mut chaos = match (options.chaos, &endpoint) {
+        (Some(every), Some(_)) => Some(Chaos::start(cluster.primary(), &app(target, &secrets.app), every)?),
+        _ => None,
+    };
     let started = Instant::now();
-    let watched = watch(options, endpoint.as_ref(), &workload, &hints, stop, screen);
+    let view = View { endpoint: endpoint.as_ref(), workload: &workload, hints: &hints, cluster: &cluster };
+    let watched = watch(options, &view, chaos.as_mut(), stop, screen);
     let took = started.elapsed();
     let tally = workload.finish();
     watched?;
     screen.say(&format!("\n{}", summary(&tally, took)))?;
+    if let Some(chaos) = chaos {
+        let status = endpoint.as_ref().and_then(|endpoint| status::fetch(endpoint.http()).ok());
+        screen.say(&chaos.finish(&cluster, status.as_ref()))?;
+    }
     match (tally.total.count(), tally.last_error) {
         (0, Some(error)) if !stop.is_raised() => Err(DemoError::NoTransaction { error }),
         (_, _) => Ok(()),
     }
 }
 
+/// An agent beside each node.
+fn agents(cluster: &LocalCluster, begun: Instant, screen: &mut Screen) -> Result<Vec<Agent>, DemoError> {
+    let program =
+        std::env::current_exe().map_err(|source| DemoError::Io { what: "find the howdah program", source })?;
+    let start = |node| Agent::start(node, "main", &program, "");
+    let agents = cluster.nodes().iter().map(start).collect::<Result<Vec<_>, _>>()?;
+    for agent in &agents {
+        screen.say(&step(begun, &format!("start of the agent of \"{}\" on {}", agent.node(), agent.address())))?;
+        agent.wait_ready()?;
+    }
+    Ok(agents)
+}
+
+/// What is watched.
+struct View<'a> {
+    endpoint: Option<&'a Endpoint>,
+    workload: &'a Workload,
+    hints: &'a dyn Fn() -> Vec<String>,
+    cluster: &'a LocalCluster,
+}
+
 /// Draws until the time is over or the end is asked for.
 fn watch(
     options: &Options,
-    endpoint: Option<&Endpoint>,
-    workload: &Workload,
-    hints: &[String],
+    view: &View<'_>,
+    mut chaos: Option<&mut Chaos>,
     stop: &Stop,
     screen: &mut Screen,
 ) -> Result<(), DemoError> {
+    let View { endpoint, workload, hints, cluster } = *view;
     let started = Instant::now();
     let end = options.duration.map(|duration| started + duration);
     let mut last = started;
@@ -158,13 +195,19 @@ fn watch(
             None => Err("directly to the primary, no endpoint".to_owned()),
         };
         let flow = status.as_ref().map(|status| flow(before.as_ref(), now, status)).unwrap_or_default();
+        if let (Some(chaos), Ok(status)) = (chaos.as_deref_mut(), &status)
+            && let Some(line) = chaos.go_on(status, cluster)
+        {
+            screen.say(&step(started, &line))?;
+        }
+        let hints = if screen.is_terminal() { hints() } else { Vec::new() };
         let frame = Frame {
             elapsed: now - started,
             period: now - last,
             tally: &workload.take_period(),
             status: status.as_ref().map_err(String::as_str),
             flow: &flow,
-            hints,
+            hints: &hints,
         };
         if !stopped {
             screen.draw(&frame)?;

@@ -141,7 +141,7 @@ fn a_machine_without_postgresql_is_told_what_to_install() {
 fn the_configurations_that_demo_and_harness_write_are_valid() {
     let (listener, http) = (([127, 0, 0, 1], 6432).into(), ([127, 0, 0, 1], 6433).into());
     let nodes = shared().nodes();
-    let demo = howdah::demo::endpoint::configuration(listener, http, nodes, "howdah", "secret");
+    let demo = howdah::demo::endpoint::configuration(listener, http, nodes, &[], "howdah", "secret");
     for toml in [demo, support::config(nodes, 6432, 6433, "[pool]\nsize = 3\n")] {
         if let Err(problems) = howdah::config::parse(Path::new("howdah.toml"), &toml) {
             panic!("{problems}\n{toml}");

@@ -7,6 +7,7 @@ use howdah::demo::agent::Agent;
 use howdah::demo::checker::{self, Checker};
 use rustix::process::test_kill_process;
 
+use crate::support::managed::managed;
 use crate::support::orphans::Orphans;
 use crate::support::wire::{self, Client};
 use crate::support::{Cluster, SOON, StopMode, Tenant, builder, connection_count, eventually, shared};
@@ -283,4 +284,25 @@ fn servers_of_a_killed_postmaster_go_on_acknowledging_commits() {
     assert!(!node.processes().is_empty());
     node.kill_all().unwrap();
     eventually("the end of both", SOON, || orphans.are_over());
+}
+
+#[test]
+fn a_managed_cluster_has_an_agent_beside_each_node_and_nothing_of_it_is_left() {
+    let managed = managed().start();
+    assert_eq!(managed.settled(), "a");
+    for node in managed.cluster().nodes() {
+        let status = managed.agent_status(node.name()).expect("an answer");
+        assert_eq!((status.cluster.as_str(), status.node.as_str()), ("main", node.name()));
+        let postmaster = node.postmaster_pid().map(|pid| pid.as_raw_pid().unsigned_abs());
+        assert_eq!(status.postgres.postmaster, postmaster);
+    }
+    let first = managed.agent_status("b").unwrap().incarnation;
+    managed.agent("b").kill();
+    managed.until("another life of the agent", || {
+        managed.agent_status("b").is_some_and(|status| status.incarnation != first)
+    });
+    let directory = managed.cluster().directory().to_owned();
+    drop(managed);
+    assert!(!directory.exists());
+    assert_eq!(howdah::demo::process::processes_in(&directory), []);
 }

@@ -4,12 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use howdah::demo::agent::{Agent, enterable};
+use howdah::demo::agent::{Agent, Extras, enterable};
+use howdah::demo::checker::{self, Checker, Verdict};
 use howdah::demo::scratch::Scratch;
+use howdah::directive::{AgentStatus, Job};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Builder, Cluster, Howdah, Node, Tenant, binary, builder, eventually, free_port, poll};
 
@@ -25,6 +29,7 @@ pub struct Plan {
     agents: String,
     monitor: String,
     environment: BTreeMap<String, String>,
+    programs: Option<PathBuf>,
     binary: PathBuf,
 }
 
@@ -38,6 +43,7 @@ pub fn managed() -> Plan {
         agents: String::new(),
         monitor: String::new(),
         environment: BTreeMap::new(),
+        programs: None,
         binary: binary().to_owned(),
     }
 }
@@ -79,6 +85,12 @@ impl Plan {
         self
     }
 
+    /// Where the agents find PostgreSQL's programs; see [`Programs`].
+    pub fn programs(mut self, programs: &Programs) -> Self {
+        self.programs = Some(programs.path().to_owned());
+        self
+    }
+
     /// Another build of howdah, for the daemon and the agents.
     pub fn binary(mut self, binary: &Path) -> Self {
         binary.clone_into(&mut self.binary);
@@ -104,8 +116,12 @@ impl Plan {
             .nodes()
             .iter()
             .map(|node| {
-                Agent::start_with(node, "main", &program, &self.agents, &self.environment)
-                    .unwrap_or_else(|error| panic!("{error}"))
+                let extras = Extras {
+                    toml: self.agents.clone(),
+                    environment: self.environment.clone(),
+                    programs: self.programs.clone(),
+                };
+                Agent::start_with(node, "main", &program, extras).unwrap_or_else(|error| panic!("{error}"))
             })
             .collect();
         for agent in &agents {
@@ -129,6 +145,39 @@ impl Plan {
         managed.start_daemon();
         managed.settled();
         managed
+    }
+}
+
+/// PostgreSQL's programs, some of them replaced by scripts that fail, hang or tell.
+pub struct Programs(Scratch);
+
+impl Programs {
+    /// Links to all of them.
+    pub fn links() -> Self {
+        let scratch = Scratch::new("howdah-programs").unwrap();
+        for entry in std::fs::read_dir(super::shared().primary().binaries().directory()).unwrap() {
+            let program = entry.unwrap().path();
+            std::os::unix::fs::symlink(&program, scratch.path().join(program.file_name().unwrap())).unwrap();
+        }
+        Self(scratch)
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A shell script in place of a program; `$REAL` is the program itself.
+    pub fn replace(&self, program: &str, script: &str) {
+        let path = self.0.path().join(program);
+        let real = super::shared().primary().binaries().directory().join(program);
+        let _ = std::fs::remove_file(&path);
+        std::fs::write(
+            &path,
+            format!("#!/bin/sh\nREAL={}\nHERE={}\n{script}\n", real.display(), self.path().display()),
+        )
+        .unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
 }
 
@@ -239,16 +288,45 @@ impl Managed {
         command.output().unwrap()
     }
 
-    /// `howdah switchover`, which must be done.
+    /// Asks the API for something: `POST /clusters/main/COMMAND`.
+    #[track_caller]
+    pub fn ask(&self, command: &str, body: &str) -> (u16, serde_json::Value) {
+        let path = format!("/clusters/main/{command}");
+        let (status, body) = http_post(self.http_port, &path, body).expect("an answer of the API");
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}")))
+    }
+
+    /// Looks at something: `GET /clusters/main/PATH`.
+    #[track_caller]
+    pub fn look(&self, path: &str) -> serde_json::Value {
+        let answer = self.howdah().get(&format!("/clusters/main/{path}")).expect("an answer of the API");
+        assert_eq!(answer.0, 200, "{}", answer.1);
+        serde_json::from_str(&answer.1).unwrap()
+    }
+
+    /// Asks for something that must be taken, waits for its end, and returns the operation.
+    #[track_caller]
+    pub fn done(&self, command: &str, body: &str) -> serde_json::Value {
+        let (status, taken) = self.ask(command, body);
+        assert!(status == 202 || status == 200, "{command} {body}: {status} {taken}\n{}", self.report());
+        let id = taken["id"].as_str().unwrap_or_default().to_owned();
+        if id.is_empty() {
+            return serde_json::Value::Null;
+        }
+        let mut last = serde_json::Value::Null;
+        self.until(&format!("the end of {id}"), || {
+            last = self.look(&format!("operations/{id}"));
+            !last["ended_ms"].is_null()
+        });
+        last
+    }
+
+    /// A switchover, which must be done.
     #[track_caller]
     pub fn switchover(&self, to: Option<&str>) {
-        let mut arguments = vec!["switchover"];
-        if let Some(to) = to {
-            arguments.extend(["--to", to]);
-        }
-        let output = self.operate(&arguments);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}\n{}", self.report());
+        let body = to.map_or_else(|| "{}".to_owned(), |to| format!("{{\"to\": \"{to}\"}}"));
+        let ended = self.done("switchover", &body);
+        assert_eq!(ended["state"], "done", "{ended:#}\n{}", self.report());
     }
 
     /// PostgreSQL's nodes.
@@ -278,6 +356,60 @@ impl Managed {
     #[track_caller]
     pub fn agent(&self, name: &str) -> &Agent {
         self.agents.iter().find(|agent| agent.node() == name).expect("an agent of this name")
+    }
+
+    /// What an agent says of its last jobs, the newest first.
+    #[track_caller]
+    pub fn jobs(&self, node: &str) -> Vec<Job> {
+        let jobs = agent_get(self.agent(node), "/v1/jobs").expect("an answer of the agent");
+        serde_json::from_value(jobs).unwrap()
+    }
+
+    /// Gives an order to an agent, beside the daemon.
+    #[track_caller]
+    pub fn order(&self, node: &str, order: &str) -> (u16, serde_json::Value) {
+        let socket = std::os::unix::net::UnixStream::connect(self.agent(node).socket()).unwrap();
+        socket.set_read_timeout(Some(super::SOON)).unwrap();
+        let (status, body) = post(socket, "/v1/jobs", order).expect("an answer of the agent");
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}")))
+    }
+
+    /// What an agent says of itself; `None` when it does not answer.
+    pub fn agent_status(&self, node: &str) -> Option<AgentStatus> {
+        serde_json::from_value(agent_get(self.agent(node), "/v1/status")?).ok()
+    }
+
+    /// Everything the daemon says of itself, as text.
+    pub fn words(&self) -> String {
+        self.howdah.as_ref().and_then(|howdah| howdah.get("/status")).map_or_else(String::new, |(_, body)| body)
+    }
+
+    /// Clients that insert, after everybody has had a row acknowledged.
+    #[track_caller]
+    pub fn load(&self) -> Checker {
+        let tenant = self.tenant();
+        self.primary_node().sql_in(&tenant.name, "TRUNCATE ledger").unwrap();
+        let checker = Checker::start(&self.target(), 6, Duration::from_millis(2)).unwrap();
+        self.until("a load", || checker.acknowledged() > 200);
+        checker
+    }
+
+    /// Waits until every client of `checker` has had a row acknowledged since `mark` by the present primary.
+    #[track_caller]
+    pub fn served_again(&self, checker: &Checker, mark: Instant) {
+        self.until("everybody is served by the primary", || {
+            let port = self.primary().and_then(|name| self.cluster.find(&name).map(|node| i32::from(node.port())));
+            let window = checker.window(mark);
+            window.everybody && port.is_some() && window.servers.last().copied() == port
+        });
+    }
+
+    /// Ends the clients and compares.
+    #[track_caller]
+    pub fn judged(&self, mut checker: Checker) -> Verdict {
+        checker.finish();
+        let (primary, tenant) = (self.primary_node(), self.tenant());
+        checker.verify(|| primary.sql_in(&tenant.name, checker::PRESENT)).unwrap()
     }
 
     /// All agents.
@@ -370,6 +502,64 @@ impl Drop for Managed {
             eprintln!("{}", self.report());
         }
     }
+}
+
+/// A cluster of three that one test after the other may use; each finds it whole, or gets another.
+pub fn lent() -> MutexGuard<'static, Option<Managed>> {
+    static LENT: Mutex<Option<Managed>> = Mutex::new(None);
+    let mut lent = LENT.lock();
+    if let Some(managed) = lent.as_mut() {
+        let whole = poll(A_WHILE / 2, || managed.is_settled().then_some(())).is_some();
+        if whole {
+            managed.forget();
+            return lent;
+        }
+        eprintln!("the test before has left this behind:\n{}", managed.report());
+    }
+    *lent = None;
+    let managed = managed().failover("restart_if = \"0\"").start();
+    super::drill::prepare(&managed);
+    *lent = Some(managed);
+    lent
+}
+
+/// One POST of JSON.
+fn http_post(port: u16, path: &str, body: &str) -> Option<(u16, String)> {
+    let socket = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    socket.set_read_timeout(Some(super::SOON)).ok()?;
+    post(socket, path, body)
+}
+
+fn post(mut socket: impl Read + Write, path: &str, body: &str) -> Option<(u16, String)> {
+    write!(
+        socket,
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .ok()?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8(answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+/// One request to an agent.
+pub fn agent_get(agent: &Agent, path: &str) -> Option<serde_json::Value> {
+    let mut socket = std::os::unix::net::UnixStream::connect(agent.socket()).ok()?;
+    socket.set_read_timeout(Some(super::SOON)).ok()?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8(answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return None;
+    }
+    let from = body.find(['{', '['])?;
+    let to = body.rfind(['}', ']'])?;
+    serde_json::from_str(&body[from..=to]).ok()
 }
 
 /// Whether a node streams from another one.
