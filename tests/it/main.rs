@@ -6,6 +6,7 @@
 mod support;
 
 mod admission;
+mod agent_jobs;
 mod auth;
 mod bad_input;
 mod cancel;

@@ -7,11 +7,13 @@ mod fence;
 mod follow;
 mod freeze;
 mod promote;
+mod rebuild;
 mod restart;
+mod rewind;
 
 use super::config::AgentConfig;
 use super::step::Step;
-use crate::directive::{Code, Directive, Failure, Order};
+use crate::directive::{Directive, Failure, Order};
 
 /// The steps of a job, in their order.
 type Steps = Vec<Box<dyn Step>>;
@@ -19,7 +21,7 @@ type Steps = Vec<Box<dyn Step>>;
 /// What an order's job consists of: the same for the same order, always, because a journal is read with it.
 ///
 /// # Errors
-/// [`Code::Malformed`] when the order asks for what cannot be.
+/// [`Code::Malformed`](crate::directive::Code::Malformed) when the order asks for what cannot be.
 pub fn plan(order: &Order, config: &AgentConfig) -> Result<Steps, Failure> {
     let _ = config;
     match &order.directive {
@@ -32,6 +34,7 @@ pub fn plan(order: &Order, config: &AgentConfig) -> Result<Steps, Failure> {
         Directive::Restart { primary } => Ok(restart::steps(*primary)),
         Directive::Configure { settings, slots, drop_slots } => configure::steps(settings, slots, drop_slots),
         Directive::Checkpoint => Ok(checkpoint::steps()),
-        Directive::Rewind { .. } | Directive::Rebuild { .. } => Err(Failure::new(Code::Internal, "not yet")),
+        Directive::Rewind { upstream } => Ok(rewind::steps(upstream)),
+        Directive::Rebuild { upstream } => Ok(rebuild::steps(upstream)),
     }
 }

@@ -99,7 +99,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// An agent that is root makes nothing that PostgreSQL cannot read: files go to who had them, else to the directory's owner.
-fn own(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+pub(super) fn own(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }

@@ -10,6 +10,7 @@
 //! - [`auto_conf`]: the file `postgresql.auto.conf`
 //! - [`conninfo`]: how a standby finds its upstream, without showing a password
 //! - [`history`], [`wal`]: timelines and the ends of logs, from files
+//! - [`own_files`]: configuration and the like, which copies of other nodes would overwrite
 //! - [`pid_file`], [`processes`]: the postmaster, and everything else in its directory
 //! - [`program`]: PostgreSQL's programs
 //! - [`frozen`], [`rewinding`]: what outlives a job, in the state directory
@@ -25,6 +26,7 @@ pub mod frozen;
 pub mod history;
 pub mod latch;
 pub mod local;
+pub mod own_files;
 pub mod pid_file;
 pub mod processes;
 pub mod program;

@@ -69,12 +69,7 @@ async fn launch(config: &AgentConfig) -> Result<(), Failure> {
     rewinding::check(&config.state_directory)?;
     // orphans of a dead postmaster would keep a new one from starting; nobody needs them
     sweep(data_directory, SWEEP).await?;
-    if let Some(pid) = PidFile::read(data_directory).and_then(|file| file.postmaster())
-        && processes::is_zombie(pid)
-    {
-        // PostgreSQL takes a zombie for a postmaster that lives
-        files::remove(&data_directory.join("postmaster.pid"))?;
-    }
+    forget_zombie(data_directory)?;
     let programs = Programs::find(config)?;
     if let Some(unit) = &config.found.unit {
         let mut systemctl = Command::new("systemctl");
@@ -89,6 +84,25 @@ async fn launch(config: &AgentConfig) -> Result<(), Failure> {
         command.arg("-o").arg(options);
     }
     programs.run(command, None, |_| ()).await.map(drop)
+}
+
+/// PostgreSQL takes a postmaster that has died and was not reaped (a process 1 that does not, in a container) for one that lives, and
+/// does not start beside it: its two locks are removed.
+fn forget_zombie(data_directory: &Path) -> Result<(), Failure> {
+    let Some(file) = PidFile::read(data_directory) else {
+        return Ok(());
+    };
+    let Some(pid) = file.postmaster().filter(|pid| processes::is_zombie(*pid)) else {
+        return Ok(());
+    };
+    if let Some(sockets) = &file.socket_directory {
+        let lock = sockets.join(format!(".s.PGSQL.{}.lock", file.port));
+        let holder = files::read(&lock)?.unwrap_or_default();
+        if String::from_utf8_lossy(&holder).lines().next() == Some(pid.as_raw_pid().to_string().as_str()) {
+            files::remove(&lock)?;
+        }
+    }
+    files::remove(&data_directory.join("postmaster.pid"))
 }
 
 /// Waits until a server that was started takes connections.

@@ -7,14 +7,17 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod copy;
 pub mod fence;
 pub mod freeze;
 pub mod identity;
 pub mod point;
 pub mod promote;
+pub mod rewind;
 pub mod running;
 pub mod settings;
 pub mod slots;
+pub mod swap;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -13,7 +13,7 @@ use crate::agent::postgres::files::Image;
 use crate::agent::postgres::local::Local;
 use crate::agent::postgres::program::Programs;
 use crate::agent::postgres::standing::Standing;
-use crate::agent::postgres::{latch, processes, server};
+use crate::agent::postgres::{latch, processes, rewinding, server};
 use crate::agent::step::{Act, Step, Work};
 use crate::directive::{Code, Failure};
 
@@ -104,6 +104,10 @@ impl Step for Stop {
     fn undo<'a>(&'a self, work: &'a Work, before: &'a Value) -> Act<'a, ()> {
         Box::pin(async move {
             let ran: bool = from_journal(before)?;
+            if ran && rewinding::is_set(&work.config.state_directory) {
+                work.notes.say(rewinding::TEXT.to_owned());
+                return Ok(());
+            }
             match (ran, Local::open(&work.config).await) {
                 (false, _) | (true, Ok(_)) => Ok(()),
                 (true, Err(_)) => {
