@@ -1,4 +1,5 @@
-//! The journal: one file per job in `state_directory/jobs`, written whole before each act and after it.
+//! The journal: one file per job in `state_directory/jobs`, written whole before each act, with the end of the one before, and at the
+//! job's end.
 //!
 //! Invariant: at most one job in here has not ended, because none is taken before the end of the last one is on the disk
 //! ([`job`](super::job)). Else an old job that a later life of the agent undoes could undo what a newer one has done.
