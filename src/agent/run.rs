@@ -19,6 +19,7 @@ use super::events::Events;
 use super::job::{Engine, Planner};
 use super::journal::Journal;
 use super::peer::{ListenError, PeerListener};
+use super::postgres::program::Programs;
 use super::postmaster;
 use super::status::{Collector, knock};
 use crate::directive::Accepting;
@@ -52,6 +53,11 @@ pub async fn run(
     let epochs = Epochs::open(&config.state_directory).map_err(RunError::State)?;
     // before anything is taken up: whoever cannot listen does nothing
     let listeners = PeerListener::all(&config).await?;
+    match Programs::find(&config) {
+        // what a former life was in the middle of must not go on beside its undoing
+        Ok(programs) => programs.end_strays(),
+        Err(failure) => tracing::warn!(error = %failure, "PostgreSQL's programs"),
+    }
     let (config, events) = (Arc::new(config), Arc::new(Events::default()));
     let engine = Engine::start(Arc::clone(&config), planner, journal, epochs, Arc::clone(&events));
 

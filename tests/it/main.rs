@@ -7,6 +7,7 @@ mod support;
 
 mod admission;
 mod agent_jobs;
+mod agent;
 mod auth;
 mod bad_input;
 mod cancel;

@@ -1,0 +1,555 @@
+//! `howdah agent` beside a real PostgreSQL: what it tells, whom it obeys, and what a fence leaves.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use howdah::demo::agent::{Agent, configuration, enterable};
+use howdah::demo::process::Process;
+use howdah::directive::{
+    Accepting, AgentEvent, AgentStatus, Code, Directive, Failure, Job, JobState, ORDER_BYTES_MAX, Order,
+};
+use howdah::topology::Epoch;
+use rustix::process::{Pid, kill_process};
+
+use super::support::orphans::Orphans;
+use super::support::tls::Authority;
+use super::support::{Cluster, Node, Signal, binary, builder, eventually, free_port, poll};
+
+/// For anything that should happen soon, on a machine that has other things to do.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A node with its agent.
+struct Pair {
+    agent: Agent,
+    cluster: Cluster,
+}
+
+impl Pair {
+    #[track_caller]
+    fn beside(cluster: Cluster, node: &str) -> Self {
+        let agent = Agent::start(cluster.find(node).unwrap(), "main", binary(), "").unwrap();
+        agent.wait_ready().unwrap();
+        Self { agent, cluster }
+    }
+
+    fn primary() -> Self {
+        Self::beside(builder().prefix("howdah-agent").start().unwrap(), "a")
+    }
+
+    fn node(&self) -> &Node {
+        self.cluster.find(self.agent.node()).unwrap()
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        http(self.agent.socket(), "GET", path, "")
+    }
+
+    #[track_caller]
+    fn status(&self) -> AgentStatus {
+        let (status, body) = self.get("/v1/status");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn order(&self, id: &str, epoch: u64, directive: Directive) -> Order {
+        Order {
+            id: id.into(),
+            cluster: "main".into(),
+            node: self.agent.node().into(),
+            epoch: Epoch(epoch),
+            coordinator: "c1".into(),
+            correlation: format!("correlation-of-{id}"),
+            directive,
+        }
+    }
+
+    fn post(&self, order: &Order) -> (u16, String) {
+        http(self.agent.socket(), "POST", "/v1/jobs", &serde_json::to_string(order).unwrap())
+    }
+
+    #[track_caller]
+    fn take(&self, order: &Order) {
+        let (status, body) = self.post(order);
+        assert_eq!(status, 202, "{body}\n{}", self.agent.log_tail(20));
+    }
+
+    #[track_caller]
+    fn refused(&self, order: &Order) -> (u16, Failure) {
+        let (status, body) = self.post(order);
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status} {body}")))
+    }
+
+    #[track_caller]
+    fn ended(&self, id: &str) -> Job {
+        let job = poll(BOUND, || {
+            let (status, body) = self.get(&format!("/v1/jobs/{id}"));
+            assert_eq!(status, 200, "{body}");
+            Some(serde_json::from_str::<Job>(&body).unwrap()).filter(|job| job.state.is_terminal())
+        });
+        job.unwrap_or_else(|| panic!("{id} does not end: {:?}\n{}", self.get("/v1/jobs"), self.agent.log_tail(30)))
+    }
+
+    #[track_caller]
+    fn completed(&self, order: &Order) -> Job {
+        self.take(order);
+        let job = self.ended(&order.id);
+        assert_eq!(job.state, JobState::Completed, "{job:#?}\n{}", self.agent.log_tail(30));
+        job
+    }
+
+    /// Reads events as they come, with their moment.
+    fn events(&self) -> mpsc::Receiver<(Instant, AgentEvent)> {
+        let mut socket = UnixStream::connect(self.agent.socket()).unwrap();
+        write!(socket, "GET /v1/events HTTP/1.1\r\nHost: agent\r\n\r\n").unwrap();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            // a chunk holds a line; what is between them does not begin with a brace
+            for line in BufReader::new(socket).lines().map_while(Result::ok).filter(|line| line.starts_with('{')) {
+                if tell.send((Instant::now(), serde_json::from_str(&line).unwrap())).is_err() {
+                    return;
+                }
+            }
+        });
+        told
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- agent\n{}\n--- postgres\n{}", self.agent.log_tail(40), self.node().log_tail(20));
+        }
+    }
+}
+
+fn http(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut socket = poll(BOUND, || UnixStream::connect(socket).ok()).expect("the agent listens");
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    exchange(&mut socket, method, path, body)
+}
+
+fn exchange(socket: &mut (impl Read + Write), method: &str, path: &str, body: &str) -> (u16, String) {
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    socket.write_all(head.as_bytes()).unwrap();
+    let _ = socket.write_all(body.as_bytes()); // it may be refused before it is read
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {answer:?}"));
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn a_postmasters_death_is_told_at_once_and_nothing_of_it_is_left() {
+    let pair = Pair::primary();
+    let node = pair.node();
+    let status = pair.status();
+    assert_eq!((status.node.as_str(), status.epoch, status.coordinator.as_str()), ("a", Epoch(0), ""));
+    let events = pair.events();
+    let (_, first) = events.recv_timeout(BOUND).unwrap();
+    assert!(matches!(first, AgentEvent::Status(_)), "{first:?}");
+    eventually("the agent sees a primary that takes connections", BOUND, || {
+        let postgres = pair.status().postgres;
+        postgres.accepting == Accepting::Yes && postgres.in_recovery == Some(false) && postgres.received_lsn.is_some()
+    });
+    let status = pair.status();
+    assert!(status.postgres.processes > 3 && !status.postgres.latched && status.disk_free > 0, "{status:?}");
+    assert_eq!(status.postgres.postmaster, node.postmaster_pid().map(|pid| pid.as_raw_pid().unsigned_abs()));
+    assert!(status.postgres.timeline.is_some() && status.postgres.system_identifier.is_some());
+
+    let orphans = Orphans::start(node);
+    eventually("both write", BOUND, || orphans.acknowledged() > 500 && orphans.procedure_commits());
+    let killed = Instant::now();
+    assert!(node.signal(Signal::KILL));
+    let told = poll(BOUND, || match events.recv_timeout(BOUND).unwrap() {
+        (at, AgentEvent::PostmasterDied) => Some(at),
+        _ => None,
+    });
+    let told = told.expect("the event").saturating_duration_since(killed);
+    eventually("nothing of it is left", BOUND, || node.processes().is_empty());
+    let gone = killed.elapsed();
+    eventually("they have ended", BOUND, || orphans.are_over());
+    let last = orphans.last().unwrap().saturating_duration_since(killed);
+    println!("told after {told:?}, last commit acknowledged after {last:?}, gone after {gone:?}");
+    assert!(told < Duration::from_secs(1), "{told:?}");
+    let status = poll(BOUND, || match events.recv_timeout(BOUND).unwrap() {
+        (_, AgentEvent::Status(status)) if status.postgres.processes == 0 => Some(status.postgres),
+        _ => None,
+    });
+    let status = status.unwrap();
+    assert_eq!((status.postmaster, status.accepting), (None, Accepting::No));
+    assert_eq!(status.control.unwrap().state, "in production");
+    assert!(status.recovery_bytes.is_some_and(|bytes| bytes > 0));
+
+    // a new one is found, also one that nobody has announced
+    node.start().unwrap();
+    eventually("the new postmaster is seen", BOUND, || pair.status().postgres.accepting == Accepting::Yes);
+}
+
+#[test]
+fn a_stopped_postmaster_is_silent_and_a_full_one_is_not() {
+    let cluster = builder().prefix("howdah-agent").setting("max_connections", "10").start().unwrap();
+    let pair = Pair::beside(cluster, "a");
+    let node = pair.node();
+    let accepting = |wanted: fn(&Accepting) -> bool| {
+        eventually("it takes connections as expected", BOUND, || wanted(&pair.status().postgres.accepting));
+    };
+    accepting(|found| *found == Accepting::Yes);
+    let before = pair.status();
+    kill_process(node.postmaster_pid().unwrap(), Signal::STOP).unwrap();
+    accepting(|found| matches!(found, Accepting::Silent { times } if *times >= 2));
+    let status = pair.status().postgres;
+    assert!(status.postmaster.is_some() && status.processes > 3, "it is there: {status:?}");
+    kill_process(node.postmaster_pid().unwrap(), Signal::CONT).unwrap();
+    accepting(|found| *found == Accepting::Yes);
+    assert_eq!(pair.status().incarnation, before.incarnation);
+
+    // all connections are taken, the superuser's too
+    let taken: Vec<UnixStream> = (0..12).map_while(|_| login(node)).collect();
+    assert!(taken.len() >= 5, "{}", taken.len());
+    let events = pair.events();
+    let until = Instant::now() + Duration::from_secs(3);
+    let mut told = 0;
+    while Instant::now() < until {
+        if let Ok((_, AgentEvent::Status(status))) = events.recv_timeout(BOUND) {
+            assert_eq!(status.postgres.accepting, Accepting::Yes);
+            told += 1;
+        }
+    }
+    assert!(told >= 3, "a line each half a second: {told}");
+}
+
+/// A session that stays, or none because the server is full.
+fn login(node: &Node) -> Option<UnixStream> {
+    let mut socket = UnixStream::connect(node.sockets().join(format!(".s.PGSQL.{}", node.port()))).unwrap();
+    let mut packet = vec![0, 3, 0, 0];
+    for text in ["user", node.superuser(), "database", "postgres", ""] {
+        packet.extend(text.bytes().chain([0]));
+    }
+    socket.write_all(&u32::try_from(packet.len() + 4).unwrap().to_be_bytes()).unwrap();
+    socket.write_all(&packet).unwrap();
+    let mut tag = [0];
+    socket.read_exact(&mut tag).ok()?;
+    (tag == *b"R").then_some(socket)
+}
+
+#[test]
+fn a_fenced_node_has_no_process_and_whoever_starts_it_starts_it_read_only() {
+    let pair = Pair::primary();
+    let node = pair.node();
+    let orphans = Orphans::start(node);
+    eventually("both write", BOUND, || orphans.acknowledged() > 500 && orphans.procedure_commits());
+    let events = pair.events();
+    let fence = pair.order("fence-1", 7, Directive::Fence);
+    let asked = Instant::now();
+    let job = pair.completed(&fence);
+    println!("fenced within {:?}", asked.elapsed());
+    assert_eq!(job.metadata.get("proof").map(String::as_str), Some("no-process"), "{job:#?}");
+    assert!(node.processes().is_empty() && orphans.last().unwrap() < Instant::now());
+    eventually("they have ended", BOUND, || orphans.are_over());
+    let status = pair.status();
+    assert!(status.postgres.latched && status.postgres.processes == 0, "{status:?}");
+    assert_eq!((status.epoch, status.coordinator.as_str()), (Epoch(7), "c1"));
+    let mut states = Vec::new();
+    while let Ok((_, event)) = events.recv_timeout(Duration::from_millis(700)) {
+        match event {
+            AgentEvent::Job(job) => states.push(job.state),
+            AgentEvent::PostmasterDied => panic!("the agent's own doing is no death"),
+            AgentEvent::Status(_) if states.contains(&JobState::Completed) => break,
+            AgentEvent::Status(_) => {}
+        }
+    }
+    assert!(states.is_sorted() && states.first() == Some(&JobState::Pending), "{states:?}");
+    assert!(pair.agent.log().contains("correlation-of-fence-1"));
+
+    // a person
+    node.start().unwrap();
+    assert_eq!(node.in_recovery().ok(), Some(true));
+    assert!(node.sql("CREATE TABLE t ()").is_err());
+    // the past
+    let (status, failure) = pair.refused(&pair.order("old", 6, Directive::Restart { primary: true }));
+    assert_eq!((status, failure.code), (409, Code::StaleEpoch), "{failure}");
+    assert_eq!(node.in_recovery().ok(), Some(true));
+    // the coordinator, under its epoch
+    pair.completed(&pair.order("restart", 7, Directive::Restart { primary: true }));
+    eventually("it accepts writes", BOUND, || node.sql("CREATE TABLE IF NOT EXISTS t ()").is_ok());
+    assert!(!pair.status().postgres.latched);
+}
+
+#[test]
+fn what_an_agent_has_seen_it_obeys_in_every_later_life() {
+    let pair = Pair::primary();
+    let seen = pair.order("j", 5, Directive::Checkpoint);
+    let done = pair.completed(&seen);
+    for life in 0..2 {
+        let (status, failure) = pair.refused(&pair.order("old", 4, Directive::Checkpoint));
+        assert_eq!((status, failure.code), (409, Code::StaleEpoch), "life {life}");
+        let mut other = pair.order("other", 5, Directive::Checkpoint);
+        other.coordinator = "c2".into();
+        let (status, failure) = pair.refused(&other);
+        assert_eq!((status, failure.code), (409, Code::OtherCoordinator), "life {life}");
+        let (status, body) = pair.post(&seen);
+        assert_eq!((status, serde_json::from_str::<Job>(&body).unwrap()), (200, done.clone()), "life {life}");
+        let (starts, incarnation) = (pair.agent.starts(), pair.status().incarnation);
+        pair.agent.kill();
+        eventually("the agent is back", BOUND, || pair.agent.starts() > starts);
+        pair.agent.wait_ready().unwrap();
+        assert_ne!(pair.status().incarnation, incarnation);
+        assert!(pair.node().sql("SELECT 1").is_ok(), "PostgreSQL stays as it is");
+    }
+}
+
+/// The standby's WAL receiver, which does not end while it is stopped: so a freeze stays in the middle.
+fn stop_receiver(node: &Node) -> Pid {
+    let pid = poll(BOUND, || node.sql("SELECT pid FROM pg_stat_wal_receiver").ok()?.cell()?.parse().ok());
+    let pid = Pid::from_raw(pid.unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    pid
+}
+
+#[test]
+fn a_job_in_the_middle_of_which_the_agent_dies_is_undone_by_the_next() {
+    let cluster = builder().prefix("howdah-agent").standby("b").start().unwrap();
+    let pair = Pair::beside(cluster, "b");
+    let node = pair.node();
+    let auto_conf = node.data_directory().join("postgresql.auto.conf");
+    let before = std::fs::read_to_string(&auto_conf).unwrap();
+    let receiver = stop_receiver(node);
+    pair.take(&pair.order("freeze", 1, Directive::Freeze));
+    eventually("it is in the middle", BOUND, || std::fs::read_to_string(&auto_conf).unwrap() != before);
+    assert_eq!(pair.status().job.map(|job| job.state), Some(JobState::InProgress));
+    let (status, failure) = pair.refused(&pair.order("second", 1, Directive::Checkpoint));
+    assert_eq!((status, failure.code), (409, Code::Busy));
+    assert!(failure.text.contains("\"freeze\""), "{failure}");
+
+    pair.agent.kill();
+    let job = pair.ended("freeze");
+    assert_eq!((job.state, job.failure.map(|failure| failure.code)), (JobState::Failed, Some(Code::Interrupted)));
+    assert_eq!(std::fs::read_to_string(&auto_conf).unwrap(), before);
+    assert!(!pair.status().postgres.frozen);
+    let (status, body) = pair.get("/v1/jobs");
+    assert_eq!((status, serde_json::from_str::<Vec<Job>>(&body).unwrap().len()), (200, 1));
+    let _ = kill_process(receiver, Signal::CONT);
+    eventually("it streams", BOUND, || pair.status().postgres.streaming_from.is_some());
+}
+
+#[test]
+fn a_fence_waits_for_no_job() {
+    let cluster = builder().prefix("howdah-agent").standby("b").start().unwrap();
+    let pair = Pair::beside(cluster, "b");
+    let node = pair.node();
+    let auto_conf = node.data_directory().join("postgresql.auto.conf");
+    let before = std::fs::read_to_string(&auto_conf).unwrap();
+    stop_receiver(node);
+    pair.take(&pair.order("freeze", 1, Directive::Freeze));
+    eventually("it is in the middle", BOUND, || std::fs::read_to_string(&auto_conf).unwrap() != before);
+    pair.completed(&pair.order("fence", 2, Directive::Fence));
+    assert!(node.processes().is_empty());
+    let freeze = pair.ended("freeze");
+    assert!(freeze.failure.is_some_and(|failure| failure.text.contains("superseded by job \"fence\"")));
+    assert_eq!(std::fs::read_to_string(&auto_conf).unwrap(), before);
+}
+
+/// An agent that a test starts by itself.
+struct Own {
+    process: Process,
+    socket: PathBuf,
+}
+
+impl Own {
+    /// Beside a node, with its agent.toml changed; its socket is where everybody comes.
+    fn start(cluster: &Cluster, change: impl Fn(String) -> String) -> Self {
+        let node = cluster.primary();
+        let socket = node.directory().join("agent.sock");
+        let toml = configuration(node, "main", "");
+        let unix = toml.lines().find(|line| line.starts_with("unix = ")).unwrap().to_owned();
+        let toml = toml.replace(&unix, &format!("unix = \"{}\"", socket.display()));
+        let state = node.directory().join("agent");
+        std::fs::create_dir_all(&state).unwrap();
+        node.binaries().own(&state).unwrap();
+        node.binaries().own(node.directory()).unwrap();
+        let password = node.directory().join("replication-password");
+        std::fs::write(&password, "secret").unwrap();
+        let config = node.directory().join("own.toml");
+        std::fs::write(&config, change(toml)).unwrap();
+        let program = enterable(binary(), cluster.directory(), node.binaries()).unwrap();
+        let mut command = node.binaries().owned(&program);
+        command.arg("agent").arg("-c").arg(&config).current_dir(cluster.directory());
+        Self { process: Process::spawn(command, &node.directory().join("own.log")).unwrap(), socket }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.process.log()).unwrap()
+    }
+
+    #[track_caller]
+    fn ready(self) -> Self {
+        let ready = poll(BOUND, || UnixStream::connect(&self.socket).ok());
+        assert!(ready.is_some(), "{}", self.log());
+        self
+    }
+
+    /// It has not begun, and says why.
+    #[track_caller]
+    fn refuses(&self, why: &str) {
+        let status = self.process.wait(BOUND).expect("it ends");
+        assert!(!status.success() && self.log().contains(why), "{why}\n--\n{}", self.log());
+    }
+}
+
+#[test]
+fn bad_requests_are_refused_with_their_reason_and_the_agent_goes_on() {
+    let cluster = builder().prefix("howdah-agent").start().unwrap();
+    let own = Own::start(&cluster, |toml| toml).ready();
+    let ask = |method, path: &str, body: &str| http(&own.socket, method, path, body);
+    let code = |body: &str| serde_json::from_str::<Failure>(body).unwrap_or_else(|_| panic!("{body}")).code;
+    let order = |change: fn(&mut Order)| {
+        let mut order = Order {
+            id: "j".into(),
+            cluster: "main".into(),
+            node: "a".into(),
+            epoch: Epoch(1),
+            coordinator: "c1".into(),
+            correlation: String::new(),
+            directive: Directive::Checkpoint,
+        };
+        change(&mut order);
+        serde_json::to_string(&order).unwrap()
+    };
+    for (status, expected, body) in [
+        (400, Code::Malformed, "{".to_owned()),
+        (400, Code::Malformed, order(|_| ()).replace("checkpoint", "format_disk")),
+        (400, Code::Malformed, order(|order| order.id = "../../etc/passwd".into())),
+        (400, Code::Malformed, order(|order| order.coordinator = String::new())),
+        (422, Code::WrongNode, order(|order| order.node = "b".into())),
+        (422, Code::WrongNode, order(|order| order.cluster = "other".into())),
+        (413, Code::Malformed, "x".repeat(ORDER_BYTES_MAX + 1)),
+    ] {
+        let (found, answer) = ask("POST", "/v1/jobs", &body);
+        assert_eq!((found, code(&answer)), (status, expected), "{answer}");
+    }
+    for path in ["/v1/jobs/none", "/", "/v1/status/x"] {
+        let (status, body) = ask("GET", path, "");
+        assert_eq!((status, code(&body)), (404, Code::Unknown), "{path}");
+    }
+    assert_eq!(ask("DELETE", "/v1/status", "").0, 405);
+    assert_eq!(ask("GET", "/v1/jobs", ""), (200, "[]".to_owned()));
+    assert_eq!(ask("POST", "/v1/jobs", &order(|_| ())).0, 202, "{}", own.log());
+
+    // SIGTERM: the agent ends, PostgreSQL stays
+    let postmaster = cluster.primary().postmaster_pid();
+    own.process.signal(Signal::TERM).unwrap();
+    assert!(own.process.wait(BOUND).expect("it ends").success(), "{}", own.log());
+    assert_eq!(cluster.primary().postmaster_pid(), postmaster);
+    assert!(!own.socket.exists());
+}
+
+/// `GET /v1/status` as another user; only root can be another user.
+fn as_user(socket: &Path, uid: u32, gid: u32) -> u16 {
+    const SCRIPT: &str = r#"use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die "$!";
+        print $s "GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"; print <$s>;"#;
+    let output = Command::new("perl").args(["-e", SCRIPT]).arg(socket).uid(uid).gid(gid).output().unwrap();
+    let answer = String::from_utf8_lossy(&output.stdout);
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+fn only_the_agents_user_root_and_members_of_its_group_may_ask() {
+    let cluster = builder().prefix("howdah-agent").start().unwrap();
+    let node = cluster.primary();
+    let Some((uid, gid)) = node.binaries().run_as() else {
+        eprintln!("not root: nobody else can be played");
+        return;
+    };
+    let own = Own::start(&cluster, |toml| toml.replace("[listen]", &format!("[listen]\ngroup = \"{gid}\""))).ready();
+    assert_eq!(std::fs::metadata(&own.socket).unwrap().permissions().mode() & 0o777, 0o660);
+    let stranger = uid + 1_000;
+    assert_eq!(as_user(&own.socket, stranger, stranger), 0, "the socket's mode keeps strangers out");
+    // and who comes in all the same is told by the kernel
+    std::fs::set_permissions(&own.socket, PermissionsExt::from_mode(0o666)).unwrap();
+    assert_eq!(as_user(&own.socket, stranger, stranger), 403);
+    assert_eq!(as_user(&own.socket, stranger, gid), 200);
+    assert_eq!(as_user(&own.socket, uid, stranger), 200);
+    assert_eq!(http(&own.socket, "GET", "/v1/status", "").0, 200);
+    assert!(own.log().contains("refused"), "{}", own.log());
+}
+
+#[test]
+fn over_tcp_both_sides_show_certificates_and_only_names_of_the_list_are_let_in() {
+    let cluster = builder().prefix("howdah-agent").start().unwrap();
+    let port = free_port().unwrap();
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    ours.sign("agent", "127.0.0.1");
+    for name in ["howdah", "stranger"] {
+        ours.sign_client(name, name);
+    }
+    theirs.sign_client("howdah", "howdah");
+    for (authority, name) in [(&ours, "agent.key")] {
+        std::fs::set_permissions(authority.path(name), PermissionsExt::from_mode(0o644)).unwrap(); // of a test
+    }
+    let file = |name: &str| ours.path(name).display().to_string();
+    let listen = format!(
+        "[listen]\naddress = \"127.0.0.1:{port}\"\ncert = \"{}\"\nkey = \"{}\"\nca = \"{}\"\nallow = [\"howdah\"]",
+        file("agent.crt"),
+        file("agent.key"),
+        file("ca.crt")
+    );
+    let own = Own::start(&cluster, |toml| toml.replace("[listen]", &listen)).ready();
+    let ask = |config: rustls::ClientConfig| -> std::io::Result<u16> {
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let session = rustls::ClientConnection::new(config.into(), name).map_err(std::io::Error::other)?;
+        let socket = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        socket.set_read_timeout(Some(BOUND))?;
+        let mut stream = rustls::StreamOwned::new(session, socket);
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(String::from_utf8_lossy(&head[9..]).parse().unwrap_or_default())
+    };
+    assert_eq!(ask(ours.offering(&[], Some((&ours, "howdah")))).unwrap(), 200, "{}", own.log());
+    assert_eq!(ask(ours.offering(&[b"http/1.1"], Some((&ours, "howdah")))).unwrap(), 200);
+    assert_eq!(ask(ours.offering(&[], Some((&ours, "stranger")))).unwrap(), 403);
+    assert!(ask(ours.offering(&[], Some((&theirs, "howdah")))).is_err(), "another authority's");
+    assert!(ask(ours.offering(&[], None)).is_err(), "none");
+    let mut plain = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    plain.set_read_timeout(Some(BOUND)).unwrap();
+    plain.write_all(b"GET /v1/status HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+}
+
+#[test]
+fn an_agent_refuses_to_begin_where_it_could_not_do_its_work() {
+    let cluster = builder().prefix("howdah-agent").start().unwrap();
+    let line = |toml: &str, key: &str| toml.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    let with = |key: &'static str, value: &'static str| {
+        Own::start(&cluster, |toml| toml.replace(&line(&toml, key), &format!("{key} = \"{value}\"")))
+    };
+    with("data_directory", "/proc/1").refuses("run the agent as");
+    with("data_directory", "/nowhere").refuses("data_directory \"/nowhere\"");
+    with("state_directory", "/proc/howdah").refuses("state_directory \"/proc/howdah\"");
+    with("bin_directory", "/bin").refuses("no programs of PostgreSQL");
+    with("service", "no-such-unit").refuses("no-such-unit");
+    let one = Own::start(&cluster, |toml| toml).ready();
+    Own::start(&cluster, |toml| toml).refuses("another agent holds this lock");
+    assert_eq!(http(&one.socket, "GET", "/v1/status", "").0, 200, "the first goes on");
+
+    // root is not PostgreSQL's user
+    let node = cluster.primary();
+    if node.binaries().run_as().is_some() {
+        let output =
+            Command::new(binary()).args(["agent", "-c"]).arg(node.directory().join("own.toml")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("run the agent as"), "{said}");
+    }
+}
