@@ -21,6 +21,8 @@ pub(super) struct Errand {
     pause: Duration,
     /// The agent has taken it.
     pub(super) taken: bool,
+    /// When it ended: what its agent has said before says nothing of it.
+    pub(super) ended_at: Option<Duration>,
     /// How it ended.
     pub(super) end: Option<Result<Box<Job>, Failure>>,
     /// The last time it could not be delivered or was put off, and why.
@@ -30,7 +32,7 @@ pub(super) struct Errand {
 impl Errand {
     pub(super) fn new(order: Order, now: Duration, pause: Duration) -> Self {
         let again_at = now.saturating_add(pause);
-        Self { order, again_at, pause, taken: false, end: None, trouble: None }
+        Self { order, again_at, pause, taken: false, ended_at: None, end: None, trouble: None }
     }
 
     /// Whether it is time to send it again.
@@ -54,8 +56,12 @@ impl Errand {
         self.again_at = now.saturating_add(PAUSE_MAX);
         match job.state {
             JobState::Pending | JobState::InProgress => {}
-            JobState::Completed => self.end = Some(Ok(Box::new(job.clone()))),
+            JobState::Completed => {
+                self.ended_at = Some(now);
+                self.end = Some(Ok(Box::new(job.clone())));
+            }
             JobState::Failed => {
+                self.ended_at = Some(now);
                 let unknown = || Failure::new(Code::Internal, "the job failed and says not why");
                 self.end = Some(Err(job.failure.clone().unwrap_or_else(unknown)));
             }

@@ -107,13 +107,13 @@ impl Decider {
     pub(super) fn fencing(&mut self) {
         let Some(Intent::Failover { from, vouched, .. }) = self.record.intent.clone() else { return self.adrift() };
         self.appoint(None, false);
-        self.freeze_others(&from);
         let epoch = self.next_epoch();
         let proof = if self.op.loser {
             self.pursue(&from, "freeze", epoch, Directive::Freeze)
         } else {
             self.pursue(&from, "fence", epoch, Directive::Fence)
         };
+        self.freeze_others(&from);
         match proof {
             Progress::Done(job) if self.op.loser => {
                 self.note_report(&from, &job);

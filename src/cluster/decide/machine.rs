@@ -563,6 +563,11 @@ impl Decider {
         self.record.aside.get(node)
     }
 
+    /// When its agent last spoke.
+    pub(super) fn heard_at(&self, node: &NodeName) -> Duration {
+        self.nodes.get(node).map_or(Duration::ZERO, |known| known.status_at)
+    }
+
     /// All nodes with an agent but these.
     pub(super) fn others(&self, than: &NodeName) -> Vec<NodeName> {
         let members = self.settings.nodes.iter();

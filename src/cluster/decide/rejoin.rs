@@ -156,12 +156,16 @@ impl Decider {
     fn tend_one(&mut self, primary: &NodeName, node: &NodeName) -> bool {
         let Some(status) = self.word(node) else { return false };
         let postgres = status.postgres.clone();
+        if self.errands.get(node).and_then(|errand| errand.ended_at).is_some_and(|ended| self.heard_at(node) <= ended) {
+            self.collect(node);
+            return false; // its word is older than what it has just done
+        }
         let fenced = match self.is_aside(node) {
             Some(Aside::Fenced) => true,
             Some(Aside::Detached | Aside::Quarantined { .. }) => return false,
             None => false,
         };
-        if fenced && postgres.processes > 0 {
+        if fenced && postgres.processes > 0 && !self.is_busy(node) {
             self.tell_node(node, What::Fence, Directive::Fence);
         }
         if fenced {
@@ -218,7 +222,7 @@ impl Decider {
         repair.well_since = None;
         if let Some(done_at) = repair.done_at {
             if now.saturating_sub(done_at) < STREAMS_WITHIN {
-                if postgres.frozen {
+                if postgres.frozen && now.saturating_sub(done_at) >= PAUSE {
                     self.tell_node(node, What::Unfreeze, Directive::Unfreeze);
                 }
                 return false;

@@ -1,1 +1,6 @@
-//! Transcripts of what the coordinator does.
+//! Transcripts: what happens, and what the coordinator does about it.
+
+mod failover;
+mod fixture;
+mod rejoin;
+mod switchover;
