@@ -303,7 +303,9 @@ pub fn revive(w: &mut World, n: usize) {
     }
     say!(w, "{}: the agent is back", w.nodes[n].name);
     w.note_reachable();
-    go_on(w, n, 5 * MS);
+    if w.nodes[n].agent.current.is_some() {
+        go_on(w, n, 5 * MS);
+    }
     report(w, n);
 }
 

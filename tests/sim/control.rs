@@ -35,23 +35,25 @@ pub enum Wrong {
     DoesNotLook,
 }
 
-/// All of them, by name.
-pub fn all() -> Vec<(&'static str, Control)> {
+/// All of them, by name, and what has to be said against each.
+pub fn all() -> Vec<(&'static str, Control, &'static str)> {
     let wrong = |wrong| Control { wrong, ..Control::default() };
+    let dead = Control { proof_is_postmaster: true, ..Control::default() };
+    let forget = Control { agents_forget: true, ..Control::default() };
     vec![
-        ("a dead postmaster is proof", Control { proof_is_postmaster: true, ..Control::default() }),
-        ("agents forget epochs", Control { agents_forget: true, ..Control::default() }),
-        ("nobody is frozen, the worst is promoted", wrong(Wrong::Worst)),
-        ("lag is received minus replayed", wrong(Wrong::ReceivedMinusReplayed)),
-        ("the promotion does not wait for the fence", wrong(Wrong::DoesNotWait)),
-        ("acts before it records", wrong(Wrong::ActsFirst)),
-        ("a switchover does not verify the replay", wrong(Wrong::DoesNotLook)),
+        ("a dead postmaster is proof", dead, "is not fenced"),
+        ("agents forget epochs", forget, "I5"),
+        ("nobody is frozen, the worst is promoted", wrong(Wrong::Worst), "is promoted with the log up to"),
+        ("lag is received minus replayed", wrong(Wrong::ReceivedMinusReplayed), "is promoted with the log up to"),
+        ("the promotion does not wait for the fence", wrong(Wrong::DoesNotWait), "is not fenced"),
+        ("it acts before it records", wrong(Wrong::ActsFirst), "what is recorded is"),
+        ("a switchover does not verify the replay", wrong(Wrong::DoesNotLook), "a switchover to"),
     ]
 }
 
 /// The coordinator, with a defect or without.
-pub fn machine(control: Control, settings: Settings, record: Option<Record>) -> Box<dyn Machine> {
-    let decider = Decider::new(settings, "c1".into(), record);
+pub fn machine(control: Control, settings: Settings, coordinator: String, record: Option<Record>) -> Box<dyn Machine> {
+    let decider = Decider::new(settings, coordinator, record);
     match control.wrong {
         Wrong::Nothing => Box::new(decider),
         wrong => Box::new(Defective { decider, wrong }),

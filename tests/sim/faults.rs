@@ -38,9 +38,10 @@ enum Fault {
     Stuck,
     CrashRestart,
     KillTwice,
+    OldStore,
 }
 
-const FAULTS: [Fault; 18] = [
+const FAULTS: [Fault; 19] = [
     Fault::KillPrimary,
     Fault::KillAny,
     Fault::PowerOff,
@@ -59,6 +60,7 @@ const FAULTS: [Fault; 18] = [
     Fault::Stuck,
     Fault::CrashRestart,
     Fault::KillTwice,
+    Fault::OldStore,
 ];
 
 fn knobs(rng: &mut Rng) -> Knobs {
@@ -95,6 +97,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
         commands: some(500, 5),
         tick,
         long_blocks: some(200, 50),
+        breaks_at_stop: some(250, 500),
         manual: some(150, 1) == 1,
         max_lag: 2_000 + some(500, 1) * 1_000_000,
     }
@@ -153,6 +156,11 @@ fn plan(w: &mut World) {
     if kinds.is_empty() {
         kinds.push(FAULTS[w.rng.index(FAULTS.len())]);
     }
+    // nobody can tell what people have done by hand once the record of what howdah did is gone as well
+    let by_hand = |kind: &Fault| matches!(kind, Fault::StartByHand | Fault::PromoteByHand);
+    if kinds.contains(&Fault::OldStore) {
+        kinds.retain(|kind| !by_hand(kind));
+    }
     for _ in 0..w.knobs.faults {
         let kind = kinds[w.rng.index(kinds.len())];
         let at = w.rng.range(4 * SECOND, w.knobs.heal_at - SECOND);
@@ -192,6 +200,10 @@ fn happens(w: &mut World, kind: Fault) {
             kill(w, target);
         }
         Fault::Daemon => shell::crash(w),
+        Fault::OldStore => {
+            shell::crash(w);
+            shell::restore(w);
+        }
         Fault::Cut => cut(w, target, short),
         Fault::Isolate => {
             for host in 0..=w.nodes.len() {
@@ -413,8 +425,18 @@ fn attend(w: &mut World) {
             Aside::Quarantined { .. } => {}
         }
     }
-    let idle = shell::explain(w).is_some_and(|it| it.operation.is_none() && !it.blocked.is_empty());
-    if idle && check::writable(w).is_none() && w.now > w.knobs.heal_at + 10 * SECOND {
+    // nobody knows who the primary was, but a person does
+    let lost = shell::explain(w).is_some_and(|it| it.state == "starting" && !it.blocked.is_empty());
+    let (_, owner) = w.ledger.owner();
+    if lost && w.now > w.knobs.heal_at + 15 * SECOND && w.nodes[owner].agent.current.is_none() {
+        say!(w, "*** an operator starts {} as the primary", w.nodes[owner].name);
+        server::kill_all(w, owner);
+        w.nodes[owner].postgres.latched = false;
+        w.ledger.by_hand[owner] = true;
+        server::start(w, owner, None);
+    }
+    let blocked = shell::explain(w).is_some_and(|it| !it.blocked.is_empty());
+    if blocked && check::writable(w).is_none() && w.now > w.knobs.heal_at + 10 * SECOND {
         // who has waited for long takes what there is
         let allow_data_loss = w.now > w.knobs.heal_at + 25 * SECOND;
         w.ledger.allowed_loss |= allow_data_loss;

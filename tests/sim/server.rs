@@ -128,7 +128,9 @@ pub fn stop_clean(w: &mut World, n: usize) {
         let wrote = append(w, n);
         say!(w, "{}: shutdown checkpoint at {}", w.nodes[n].name, lsn(wrote.1));
         for standby in 0..w.nodes.len() {
-            if w.nodes[standby].postgres.streaming == Some(n) && w.open_both(Wire::Postgres, n, standby) {
+            let breaks = w.rng.per_mille(w.knobs.breaks_at_stop);
+            let streams = w.nodes[standby].postgres.streaming == Some(n);
+            if streams && !breaks && w.open_both(Wire::Postgres, n, standby) {
                 let end = w.nodes[n].postgres.end;
                 receive(w, standby, n, end);
             }

@@ -32,6 +32,12 @@ pub struct Daemon {
     pub machine: Option<Box<dyn Machine>>,
     /// On disk.
     pub stored: Option<Record>,
+    /// The last record that this life, or the start of it, knows to be there.
+    pub confirmed: Option<Record>,
+    /// Backups of it.
+    backups: Vec<Record>,
+    /// Drawn for the store, and again for an empty one.
+    drawn: u64,
     storing: VecDeque<Record>,
     busy_storing: bool,
     /// What routing goes by; dies with the daemon.
@@ -99,7 +105,9 @@ pub fn boot(w: &mut World) {
     daemon.storing.clear();
     daemon.busy_storing = false;
     daemon.unanswered.clear();
-    daemon.machine = Some(control::machine(w.control, settings, daemon.stored.clone()));
+    daemon.confirmed.clone_from(&daemon.stored);
+    let coordinator = format!("c{}", daemon.drawn);
+    daemon.machine = Some(control::machine(w.control, settings, coordinator, daemon.stored.clone()));
     say!(
         w,
         "the daemon starts, record {:?}",
@@ -137,6 +145,16 @@ pub fn crash(w: &mut World) {
     w.note_reachable();
     let back = w.rng.range(100 * MS, 3 * SECOND);
     w.after(back, boot);
+}
+
+/// Somebody puts an old backup of the store in its place, or loses it, while the daemon is down.
+pub fn restore(w: &mut World) {
+    w.ledger.restored = true;
+    let lost = w.rng.per_mille(300) || w.daemon.backups.is_empty();
+    let old = w.rng.index(w.daemon.backups.len().max(1));
+    w.daemon.stored = if lost { None } else { w.daemon.backups.get(old).cloned() };
+    w.daemon.drawn += u64::from(lost);
+    say!(w, "the store is an old one: {:?}", w.daemon.stored.as_ref().map(|record| (record.generation, record.epoch)));
 }
 
 fn tick(w: &mut World, life: u64) {
@@ -268,6 +286,8 @@ fn store_next(w: &mut World) {
             }
             input(w, Input::NotStored(generation, "no space left on device".into()));
         } else {
+            w.daemon.confirmed = Some(record.clone());
+            w.daemon.backups.push(record.clone());
             w.daemon.stored = Some(record);
             input(w, Input::Stored(generation));
         }

@@ -70,6 +70,8 @@ pub struct Knobs {
     pub commands: u64,
     pub tick: u64,
     pub long_blocks: u64,
+    /// Standbys that lose their stream while the primary stops.
+    pub breaks_at_stop: u64,
     pub manual: bool,
     pub max_lag: u64,
 }
