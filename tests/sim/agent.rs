@@ -80,8 +80,8 @@ pub fn take(w: &mut World, n: usize, order: &Order) -> Result<Job, Failure> {
         );
         w.violated(what);
     }
-    w.ledger.promised[n] = order.epoch;
     let acts = acts::of(w, n, order)?;
+    w.ledger.promised[n] = order.epoch;
     let agent = &mut w.nodes[n].agent;
     if !forgets || order.epoch > agent.promised {
         agent.promised = order.epoch;

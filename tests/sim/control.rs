@@ -15,6 +15,8 @@ pub struct Control {
     pub proof_is_postmaster: bool,
     /// Agents keep the epochs they have seen in memory only.
     pub agents_forget: bool,
+    /// No defect: old backups of the store come back as well.
+    pub old_store: bool,
     pub wrong: Wrong,
 }
 
@@ -39,7 +41,7 @@ pub enum Wrong {
 pub fn all() -> Vec<(&'static str, Control, &'static str)> {
     let wrong = |wrong| Control { wrong, ..Control::default() };
     let dead = Control { proof_is_postmaster: true, ..Control::default() };
-    let forget = Control { agents_forget: true, ..Control::default() };
+    let forget = Control { agents_forget: true, old_store: true, ..Control::default() };
     vec![
         ("a dead postmaster is proof", dead, "is not fenced"),
         ("agents forget epochs", forget, "I5"),

@@ -152,9 +152,13 @@ pub fn world(seed: u64, control: Control, tracing: bool) -> World {
 }
 
 fn plan(w: &mut World) {
-    let mut kinds: Vec<Fault> = FAULTS.iter().copied().filter(|_| w.rng.per_mille(250)).collect();
+    let old_store = w.control.old_store;
+    let possible = FAULTS.iter().copied().filter(|kind| old_store || *kind != Fault::OldStore);
+    let possible: Vec<Fault> = possible.collect();
+    let mut kinds = possible.clone();
+    kinds.retain(|_| w.rng.per_mille(250));
     if kinds.is_empty() {
-        kinds.push(FAULTS[w.rng.index(FAULTS.len())]);
+        kinds.push(possible[w.rng.index(possible.len())]);
     }
     // nobody can tell what people have done by hand once the record of what howdah did is gone as well
     let by_hand = |kind: &Fault| matches!(kind, Fault::StartByHand | Fault::PromoteByHand);
@@ -411,7 +415,10 @@ fn attend(w: &mut World) {
         return;
     }
     w.after(5 * SECOND, attend);
-    let Some(record) = w.daemon.stored.clone().filter(|_| w.daemon.up) else { return };
+    if !w.daemon.up {
+        return;
+    }
+    let record = w.daemon.stored.clone().unwrap_or_default();
     if record.paused {
         return shell::command(w, Command::Resume);
     }
