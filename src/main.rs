@@ -19,6 +19,8 @@ enum Command {
     Route(cli::route::RouteArgs),
     /// Make a whole cluster on this machine, with the endpoint in front and a workload to watch.
     Demo(cli::demo::DemoArgs),
+    #[command(flatten)]
+    Operate(cli::operate::Operate),
 }
 
 fn main() -> ExitCode {
@@ -28,12 +30,13 @@ fn main() -> ExitCode {
         Command::Check(args) => cli::check::run(&args),
         Command::Route(args) => cli::route::run(&args),
         Command::Demo(args) => cli::demo::run(args),
+        Command::Operate(operate) => cli::operate::run(operate),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("howdah: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(cli::exit::code(&error))
         }
     }
 }

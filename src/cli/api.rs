@@ -2,6 +2,7 @@
 //!
 //! Of the configuration only `[http]` is read: whoever asks need not be allowed to read the passwords it points at.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -34,6 +35,20 @@ impl ApiArgs {
             None => in_file(&self.config),
         }
     }
+
+    /// Where that daemon's tokens are: the one for everything, then the one for looking. None with `--api`, which may mean
+    /// another daemon than the file.
+    #[must_use]
+    pub fn token_files(&self) -> Vec<PathBuf> {
+        let http = match &self.api {
+            Some(_) => return Vec::new(),
+            None => fs::read_to_string(&self.config).ok().and_then(|text| toml::from_str::<File>(&text).ok()),
+        };
+        let base = std::path::absolute(&self.config).unwrap_or_default();
+        let base = base.parent().unwrap_or_else(|| Path::new("/"));
+        let files = http.map(|file| [file.http.admin_token_file, file.http.read_token_file]);
+        files.into_iter().flatten().flatten().map(|file| base.join(file)).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -44,7 +59,7 @@ struct File {
 
 fn in_file(path: &Path) -> anyhow::Result<HttpAddress> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| {
+    let text = fs::read_to_string(path).with_context(|| {
         format!("cannot read \"{name}\" for the daemon's address; say where it is with -c or --api")
     })?;
     let file: File = toml::from_str(&text).with_context(|| format!("\"{name}\""))?;
@@ -64,6 +79,16 @@ mod tests {
         let path = directory.path().join("howdah.toml");
         std::fs::write(&path, text).unwrap();
         in_file(&path)
+    }
+
+    #[test]
+    fn the_tokens_are_where_the_file_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("howdah.toml");
+        std::fs::write(&config, "[http]\nadmin_token_file = \"a\"\nread_token_file = \"/r\"\n").unwrap();
+        let args = |api: Option<&str>| ApiArgs { config: config.clone(), api: api.map(|api| api.parse().unwrap()) };
+        assert_eq!(args(None).token_files(), [directory.path().join("a"), PathBuf::from("/r")]);
+        assert!(args(Some("127.0.0.1:1")).token_files().is_empty());
     }
 
     #[test]

@@ -1,9 +1,19 @@
 //! One file per command, and the only place where parts are wired together.
+//!
+//! `operate`, `look` and `follow` are the commands for a running daemon; `daemon` asks it, `exit` has their exit codes. [`managed`] says
+//! which clusters get a coordinator.
 
+pub mod advice;
 pub mod agent;
 pub mod api;
 pub mod check;
+pub mod daemon;
 pub mod demo;
-mod managed;
+pub mod exit;
+mod follow;
+pub mod look;
+pub mod managed;
+pub mod operate;
 pub mod route;
 pub mod serve;
+pub mod table;
