@@ -135,6 +135,9 @@ impl Coordinators {
 
     async fn launch(&self, name: &ClusterName, cluster: ManagedCluster) -> Result<Running, StoreError> {
         let record = self.store.0.load(name).await?;
+        if let Some(record) = &record {
+            self.ledger.stored(name, wall_ms(), record); // its history, and what an earlier life had begun
+        }
         // until it has decided nobody takes writes: a node's own word does not count in a managed cluster
         let epoch = record.as_ref().map(|record| record.epoch).unwrap_or_default();
         self.watch.appoint(name, Some(Appointment { epoch, primary: None, held: false }));
