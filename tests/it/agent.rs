@@ -370,7 +370,7 @@ impl Own {
     fn start(cluster: &Cluster, change: impl Fn(String) -> String) -> Self {
         let node = cluster.primary();
         let socket = node.directory().join("agent.sock");
-        let toml = configuration(node, "main", "");
+        let toml = configuration(node, "main", &Default::default());
         let unix = toml.lines().find(|line| line.starts_with("unix = ")).unwrap().to_owned();
         let toml = toml.replace(&unix, &format!("unix = \"{}\"", socket.display()));
         let state = node.directory().join("agent");

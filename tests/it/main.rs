@@ -6,8 +6,8 @@
 mod support;
 
 mod admission;
-mod agent_jobs;
 mod agent;
+mod agent_jobs;
 mod auth;
 mod bad_input;
 mod cancel;
