@@ -189,6 +189,9 @@ fn a_primary_that_wrote_on_its_own_is_rewound_keeps_its_own_files_and_follows() 
     .unwrap();
     std::fs::create_dir(data.join("conf.d")).unwrap();
     std::fs::write(data.join("conf.d/own.conf"), "# mine\n").unwrap();
+    for own in ["conf.d", "conf.d/own.conf"] {
+        a.binaries().own(&data.join(own)).unwrap();
+    }
     let upstream = bench.upstream("b", "a");
     let refused = bench.run("a", Directive::Follow { upstream: upstream.clone() }).unwrap_err();
     assert_eq!(refused.code, Code::Diverged, "{refused}");

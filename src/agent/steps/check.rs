@@ -74,11 +74,7 @@ async fn role(work: &Work, standby: bool) -> Result<Standing, Failure> {
 }
 
 async fn candidate(work: &Work) -> Result<(), Failure> {
-    let standing = match role(work, true).await {
-        // a job that was interrupted behind its point of no return begins here again
-        Err(failure) if failure.code == Code::WrongRole && work.notes.found("promoting").is_some() => return Ok(()),
-        standing => standing?,
-    };
+    let standing = role(work, true).await?;
     if standing.paused && !frozen::is_frozen(&work.config.state_directory) {
         let text = "its replay is paused: somebody wants it as it is; pg_wal_replay_resume() lets it be promoted";
         return Err(Failure::new(Code::WrongState, text));

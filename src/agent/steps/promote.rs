@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::time;
 
 use super::freeze::{reload_if_running, restoring_again};
-use super::to_journal;
 use crate::agent::postgres::local::Local;
 use crate::agent::postgres::standing::Standing;
 use crate::agent::postgres::{auto_conf, frozen, history, latch};
@@ -22,12 +20,6 @@ pub struct Promote;
 impl Step for Promote {
     fn name(&self) -> &'static str {
         "promote"
-    }
-
-    fn before<'a>(&'a self, work: &'a Work) -> Act<'a, Value> {
-        // outlives a crash of the agent: from here on this order may have made a primary
-        work.notes.find("promoting", "yes".to_owned());
-        Box::pin(async { to_journal(&()) })
     }
 
     fn apply<'a>(&'a self, work: &'a Work) -> Act<'a, ()> {
