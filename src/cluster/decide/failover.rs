@@ -83,9 +83,20 @@ impl Decider {
             }
             Progress::Running if self.in_stage() < self.restart_bound() => None,
             Progress::Running => Some("it takes too long".to_owned()),
+            Progress::Failed(failure) if self.is_old_story(&failure) => return self.forget(&failure.text),
             Progress::Failed(failure) => Some(failure.to_string()),
         };
         let Some(why) = failure else { return };
+        let in_recovery = self.word(&node).is_some_and(|status| status.postgres.in_recovery == Some(true));
+        if in_recovery && matches!(self.progress(&node, &order), Progress::Failed(_)) {
+            // Whatever started it started it as a standby: it has its own log, and nobody else was allowed to write.
+            let epoch = self.next_epoch();
+            let id = self.operation_id("promote", &node, epoch);
+            self.record.intent =
+                Some(Intent::Promote { id, from: node.clone(), to: node, epoch, planned: false, cause });
+            self.store(Stage::Promoting);
+            return;
+        }
         let text = format!("\"{node}\" could not be started again where it was: {why}");
         let may_fail_over = self.settings.mode == Mode::Automatic && !self.record.paused;
         if may_fail_over && !self.candidates(None, false).0.is_empty() && self.leave_to_fail_over() == Leave::Now {
@@ -347,7 +358,7 @@ impl Decider {
         let Some(Intent::Promote { from, to, epoch, planned, cause, .. }) = self.record.intent.clone() else {
             return self.adrift();
         };
-        if planned {
+        if planned && self.op.own {
             self.appoint(self.record.primary.clone(), true);
         } else {
             self.appoint(None, false);
@@ -360,6 +371,7 @@ impl Decider {
                 self.order(&to, epoch, id, Directive::Promote { slots });
             }
             Progress::Done(job) => self.promoted(&from, &to, epoch, planned, cause, &job),
+            Progress::Failed(failure) if self.is_old_story(&failure) => self.forget(&failure.text),
             Progress::Failed(failure) => {
                 let undone = !matches!(failure.code, Code::NotUndone | Code::Internal);
                 self.next_candidate(&to, &format!("\"{to}\" could not be promoted: {failure}"), undone, planned);
@@ -451,6 +463,11 @@ impl Decider {
     pub(super) fn adrift(&mut self) {
         self.began = Some(self.now);
         self.go(Stage::Starting);
+    }
+
+    /// An order of the last life's operation is refused because agents have gone on since.
+    pub(super) fn is_old_story(&self, failure: &Failure) -> bool {
+        !self.op.own && matches!(failure.code, Code::StaleEpoch | Code::OtherCoordinator)
     }
 
     /// Whether the node is well, for the primary of a switchover.

@@ -15,6 +15,8 @@ use super::{Intent, Reason};
 const EVERYBODY: Duration = Duration::from_secs(5);
 /// For so long the other agents are waited for when the recorded primary is well.
 const OTHERS: Duration = Duration::from_secs(1);
+/// Why nobody is named.
+const NOBODY: &str = "no agent says that its PostgreSQL accepts writes: start the one that is to be the primary";
 
 impl Decider {
     pub(super) fn start(&mut self) {
@@ -31,11 +33,11 @@ impl Decider {
         let agents = self.settings.nodes.iter().filter(|member| member.has_agent);
         let everybody = agents.clone().all(|member| self.word(&member.name).is_some());
         let Some(primary) = self.record.primary.clone() else {
-            self.adopt(everybody || since >= EVERYBODY);
+            self.adopt(everybody || since >= EVERYBODY, everybody);
             return;
         };
         if self.is_outdated() {
-            self.adopt(everybody || since >= EVERYBODY);
+            self.adopt(everybody || since >= EVERYBODY, everybody);
             return;
         }
         let seen = self.nodes.get(&primary).is_some_and(|known| known.is_writable(self.now));
@@ -64,26 +66,34 @@ impl Decider {
     }
 
     /// Names the one primary there is, under an epoch above all.
-    fn adopt(&mut self, enough: bool) {
-        let mut writable: Vec<NodeName> = Vec::new();
-        for member in &self.settings.nodes {
-            let Some(known) = self.nodes.get(&member.name) else { continue };
-            if known.word(self.now).is_some() && known.is_writable(self.now) {
-                writable.push(member.name.clone());
-            }
-        }
+    fn adopt(&mut self, enough: bool, everybody: bool) {
+        let names = self.settings.nodes.iter().map(|member| member.name.clone());
+        let heard: Vec<NodeName> = names.filter(|name| self.word(name).is_some()).collect();
         if !enough {
             self.block(Reason::NoPrimary, "not every agent has been heard yet");
             return;
+        }
+        let is_writable = |name: &NodeName| self.nodes.get(name).is_some_and(|known| known.is_writable(self.now));
+        let mut writable: Vec<NodeName> = heard.iter().filter(|name| is_writable(name)).cloned().collect();
+        let in_use: Vec<NodeName> = heard.iter().filter_map(|name| self.followed_by(name)).collect();
+        if writable.is_empty() && in_use.is_empty() && everybody {
+            self.adopt_what_is_down(&heard);
+            return;
+        }
+        // The one in use stays in use; between two that nobody follows the later timeline is somebody's will.
+        if !in_use.is_empty() {
+            writable.retain(|name| in_use.contains(name));
         }
         let rank = |name: &NodeName| self.word(name).map(|status| (status.epoch, status.postgres.timeline));
         let best = writable.iter().map(rank).max().flatten();
         writable.retain(|name| rank(name) == best);
         let [primary] = writable.as_slice() else {
-            let text = match writable.as_slice() {
-                [] => "no agent says that its PostgreSQL accepts writes: start the one that is to be the primary"
-                    .to_owned(),
-                several => {
+            let text = match (writable.as_slice(), in_use.first()) {
+                ([], Some(used)) => {
+                    format!("standbys follow \"{used}\", whose agent is not heard or says that it accepts no writes")
+                }
+                ([], None) => NOBODY.to_owned(),
+                (several, _) => {
                     format!("these nodes accept writes, and nothing tells which is the primary: {}", several.join(", "))
                 }
             };
@@ -91,24 +101,84 @@ impl Decider {
             return;
         };
         let primary = primary.clone();
-        let Some(status) = self.word(&primary) else { return };
+        if self.name_primary(&primary) {
+            self.tell(Some(&primary), false, format!("is the primary; epoch {} begins", self.record.epoch));
+            self.store(Stage::Steady);
+        }
+    }
+
+    /// The node that this one streams from, by its own word.
+    fn followed_by(&self, node: &NodeName) -> Option<NodeName> {
+        let from = self.word(node)?.postgres.streaming_from.as_ref()?;
+        let mut members = self.settings.nodes.iter();
+        members.find(|member| *from == format!("{}:{}", member.host, member.port)).map(|member| member.name.clone())
+    }
+
+    /// Takes this node for the primary of a new epoch, in the record; `false`: it is another cluster's.
+    fn name_primary(&mut self, primary: &NodeName) -> bool {
+        let Some(status) = self.word(primary) else { return false };
         let (system, timeline) = (status.postgres.system_identifier, status.postgres.timeline);
         let history = status.postgres.history.clone();
         if let Some(known) = self.record.system_identifier.filter(|known| Some(*known) != system) {
-            self.block(
-                Reason::OtherHistory,
-                format!("\"{primary}\" accepts writes, but is not of this cluster's system identifier {}", known.0),
-            );
-            return;
+            let text = format!("\"{primary}\" is not of this cluster: its system identifier is not {}", known.0);
+            self.block(Reason::OtherHistory, text);
+            return false;
         }
-        let epoch = Epoch(self.highest_epoch().max(self.record.epoch).0.saturating_add(1));
-        self.record.epoch = epoch;
+        self.record.epoch = Epoch(self.highest_epoch().max(self.record.epoch).0.saturating_add(1));
         self.record.primary = Some(primary.clone());
         self.record.system_identifier = system;
         self.record.timeline = timeline;
         self.history = (timeline == Some(history.timeline)).then_some(history);
-        self.tell(Some(&primary), false, format!("is the primary; epoch {epoch} begins"));
-        self.store(Stage::Steady);
+        self.position = None;
+        true
+    }
+
+    /// Everybody is heard, nobody accepts writes and nobody follows anybody. A directory that is no standby's belongs to the primary.
+    /// When there is none and this was managed before, all have stopped in the middle of something: a failover from
+    /// the one that has most. A cluster that was never managed may follow somebody else's primary: it is left alone.
+    fn adopt_what_is_down(&mut self, heard: &[NodeName]) {
+        let busy = heard.iter().any(|name| self.nodes.get(name).is_some_and(|it| it.running_job(self.now).is_some()));
+        let is_down_primary = |name: &&NodeName| {
+            let postgres = self.word(name).map(|status| &status.postgres);
+            postgres.is_some_and(|it| !it.latched && it.postmaster.is_none() && it.processes == 0)
+        };
+        let primaries: Vec<NodeName> = heard.iter().filter(is_down_primary).cloned().collect();
+        let reach = |name: &&NodeName| {
+            let control = self.word(name)?.postgres.control.as_ref();
+            let control = control.map(|it| (it.timeline, it.checkpoint.max(it.min_recovery)));
+            self.nodes.get(*name)?.reach().max(control)
+        };
+        let chosen = match primaries.as_slice() {
+            [one] => Some(one.clone()),
+            [] if self.highest_epoch() > Epoch(0) => {
+                let free = heard.iter().filter(|name| self.is_aside(name).is_none() && reach(name).is_some());
+                free.max_by_key(reach).cloned()
+            }
+            _ => None,
+        };
+        let Some(chosen) = chosen.filter(|_| !busy) else {
+            self.block(Reason::NoPrimary, NOBODY);
+            return;
+        };
+        if !self.name_primary(&chosen) {
+            return;
+        }
+        let cause = "nobody accepts writes, and everybody is heard";
+        if primaries.is_empty() {
+            self.begin_failover(&chosen, cause, None, false, false);
+        } else {
+            self.begin_restart(&chosen, cause);
+        }
+    }
+
+    /// Agents know more than the record: what it says is under way is an old story. Who is the primary is found out anew.
+    pub(super) fn forget(&mut self, why: &str) {
+        self.tell(None, true, format!("{why}: what the record says is under way is an old story, and left"));
+        self.record.intent = None;
+        self.record.primary = None;
+        self.op = super::operation::Operation { stage_since: self.now, ..Default::default() };
+        self.began = Some(self.now);
+        self.store(Stage::Starting);
     }
 
     /// Goes on with what the record says is under way.
@@ -152,31 +222,25 @@ impl Decider {
         };
         let words = self.nodes.values().filter_map(|known| known.word(self.now));
         let Some(highest) = words.filter(foreign).map(|status| status.epoch).max() else { return false };
-        self.tell(
-            None,
-            true,
-            format!(
-                "an agent has seen epoch {highest} from another coordinator, the record says {}",
-                self.record.epoch
-            ),
-        );
+        let why = format!("an agent has seen epoch {highest} from another, the record says {}", self.record.epoch);
+        let elsewhere = self.nodes.values().any(|known| {
+            known.is_writable(self.now) && known.word(self.now).is_some_and(|status| status.epoch > limit)
+        });
         match self.stage {
-            Stage::Fencing | Stage::Choosing if self.op.own => {
+            Stage::Fencing | Stage::Choosing if self.op.own && !elsewhere => {
+                self.tell(None, true, why);
                 self.record.epoch = highest;
                 self.op.again();
                 self.store(Stage::Fencing);
             }
             Stage::Steady | Stage::Suspecting => {
+                self.tell(None, true, why);
                 self.record.epoch = Epoch(highest.0.saturating_add(1));
                 self.store(self.stage);
             }
-            // An operation of a record that is older than what has happened since: who is the primary is found out anew.
             _ => {
                 self.record.epoch = highest;
-                self.record.intent = None;
-                self.record.primary = None;
-                self.began = Some(self.now);
-                self.store(Stage::Starting);
+                self.forget(&why);
             }
         }
         true

@@ -191,7 +191,11 @@ impl Decider {
 
     pub(super) fn stopping(&mut self) {
         let Some((from, _)) = self.pair() else { return self.adrift() };
-        self.appoint(Some(from.clone()), true);
+        if self.op.own {
+            self.appoint(Some(from.clone()), true);
+        } else {
+            self.appoint(None, false); // the last life may have published a later epoch
+        }
         self.op.held_since.get_or_insert(self.now);
         let epoch = self.next_epoch();
         let id = super::names::order_id(&self.settings.cluster, epoch, "demote", &from, "1");
@@ -204,6 +208,7 @@ impl Decider {
                     lsn("end_lsn").or_else(|| lsn("shutdown_lsn").map(|begin| Lsn(begin.0.saturating_add(1))));
                 self.go(Stage::CatchingUp);
             }
+            Progress::Failed(failure) if self.is_old_story(&failure) => self.forget(&failure.text),
             Progress::Failed(failure) => {
                 let why = format!("\"{from}\" could not be stopped: {failure}");
                 if self.is_well(&from) {

@@ -40,7 +40,7 @@ fn the_old_primary_that_has_written_more_is_rewound() {
     world.report("a");
     world.kill("a");
     world.run(3000);
-    world.shows(&["promote b @2", "follow a @2", "checkpoint b @2", "rewind a @2"]);
+    world.shows(&["promote b @2", "checkpoint b @2", "follow a @2", "rewind a @2"]);
     world.is_whole("b");
     assert_eq!(world.decider.record().history.last().unwrap().lost_bytes, Some(500));
 }
@@ -232,7 +232,7 @@ fn a_new_primary_that_dies_at_once_is_followed_by_the_next() {
     world.kill("b");
     world.run(10_000);
     // the second within ten minutes waits for two seconds of failing
-    world.shows(&["promote b @2", "fence b @3", "promote a @3"]);
+    world.shows(&["promote b @2", "fence b @3", "promote c @3"]);
     assert_eq!(world.state(), "steady");
     assert_eq!(world.decider.record().epoch, Epoch(3));
 }

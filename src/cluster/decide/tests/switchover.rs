@@ -23,9 +23,9 @@ fn a_switchover_holds_stops_verifies_and_promotes_and_the_old_primary_follows_wi
         "store promote",
         "promote c @2",
         "appoint c @2",
-        "follow a @2",
         "follow b @2",
     ]);
+    world.shows(&["appoint c @2", "follow a @2"]);
     world.never("rewind");
     world.never("fence");
     world.is_whole("c");
@@ -156,7 +156,7 @@ fn the_daemon_may_die_before_and_after_the_stop() {
         world.dies_at = Some(at);
         world.switchover_without_answer("b");
         world.run(10_000);
-        world.shows(&["daemon restarts", "appoint a @1, held", "promote b @2", "appoint b @2"]);
+        world.shows(&["daemon restarts", "appoint nobody @1", "promote b @2", "appoint b @2"]);
         assert_eq!(world.count("demote"), 1);
         world.is_whole("b");
     }
