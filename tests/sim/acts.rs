@@ -105,7 +105,7 @@ impl Act {
     }
 
     pub fn can_fail(&self) -> bool {
-        !matches!(self, Self::Kill | Self::Prove)
+        !matches!(self, Self::Kill | Self::Prove | Self::Promote(_) | Self::AwaitRunning)
     }
 }
 
@@ -169,7 +169,7 @@ pub fn of(w: &World, n: usize, order: &Order) -> Result<Vec<Act>, Failure> {
             ]
         }
         Directive::Restart { primary: true } => {
-            if !pg.was_primary {
+            if !pg.was_primary && !w.knobs.opens_standbys {
                 return Err(Failure::new(Code::WrongRole, "its directory is a standby's"));
             }
             vec![Act::Check, Act::Stop, Act::Unlatch, Act::Start(Some(order.epoch)), Act::AwaitRunning]

@@ -38,6 +38,8 @@ pub struct Ledger {
     pub lost: u64,
     /// The store was put back: what is published may be of an epoch that nobody writes in any more.
     pub restored: bool,
+    /// There are two timelines with one number: by what PostgreSQL says nobody can tell them apart.
+    pub one_number: bool,
     sent: Vec<u64>,
     no_primary_since: Option<u64>,
     unexplained_since: Option<u64>,
@@ -117,13 +119,15 @@ pub fn restarted(w: &mut World, n: usize, epoch: Epoch) {
     let (_, owner) = w.ledger.owner();
     if owner != n {
         fenced(w, n, owner);
+        most_advanced(w, n, owner);
+        account(w, n);
     }
     owns(w, n, epoch);
 }
 
 fn fenced(w: &mut World, n: usize, old: usize) {
     let node = &w.nodes[old];
-    if node.vouched {
+    if node.vouched || w.ledger.by_hand[old] {
         return;
     }
     if node.postgres.may_acknowledge() || !node.postgres.latched {
@@ -159,25 +163,33 @@ pub fn promoted(w: &mut World, n: usize, epoch: Epoch) {
         } else {
             w.count("failovers");
         }
-        let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut w.ledger.acknowledged)
-            .into_iter()
-            .partition(|it| w.logs.contains(log, (it.0, it.1 + 1)));
-        w.ledger.acknowledged = kept;
-        w.ledger.lost += lost.len() as u64;
-        say!(w, "{} acknowledged commits are lost", lost.len());
-        w.ledger.allowed_loss = false;
+        account(w, n);
     }
     owns(w, n, epoch);
+}
+
+/// What was acknowledged and is not in this log is lost from now on.
+fn account(w: &mut World, n: usize) {
+    let log = (w.nodes[n].postgres.branch, w.nodes[n].postgres.end);
+    let all = std::mem::take(&mut w.ledger.acknowledged);
+    let before = all.len();
+    w.ledger.acknowledged = all.into_iter().filter(|it| w.logs.contains(log, (it.0, it.1 + 1))).collect();
+    let lost = before - w.ledger.acknowledged.len();
+    w.ledger.lost += lost as u64;
+    say!(w, "{lost} acknowledged commits are lost");
+    w.ledger.allowed_loss = false;
 }
 
 /// No other standby that could be asked has more of the old primary's log.
 fn most_advanced(w: &mut World, n: usize, old: usize) {
     let whole = (w.nodes[old].postgres.branch, w.nodes[old].postgres.end);
     let mine = &w.nodes[n].postgres;
-    if w.ledger.allowed_loss || w.ledger.by_hand[old] || w.nodes[old].vouched {
+    // who was made the primary and has never served anybody: what it has is not what is to be kept
+    let served = w.ledger.acknowledging.is_some_and(|(top, _)| top >= w.ledger.owner().0);
+    if !served || w.ledger.allowed_loss || w.ledger.by_hand[old] || w.nodes[old].vouched {
         return;
     }
-    if !w.logs.contains(whole, (mine.branch, mine.end)) {
+    if !w.ledger.one_number && !w.logs.contains(whole, (mine.branch, mine.end)) {
         let what = format!("I4 {} is promoted, and its log is not a part of {}'s", name(w, n), name(w, old));
         return w.violated(what);
     }

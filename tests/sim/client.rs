@@ -105,7 +105,7 @@ fn tell_open(w: &mut World) {
 
 /// A client thinks, and writes.
 pub fn begin(w: &mut World, index: usize) {
-    let pause = w.rng.range(20 * MS, 120 * MS);
+    let pause = w.rng.range(30 * MS, 250 * MS);
     let appointment = w.daemon.appointment.clone().filter(|_| w.daemon.up);
     let target = appointment.as_ref().filter(|it| !it.held).and_then(|it| it.primary.clone());
     let target = target.and_then(|name| w.index_of(&name)).filter(|node| w.daemon.roles[*node] == Some(Role::Primary));
@@ -181,7 +181,7 @@ fn commit(w: &mut World, index: usize, on: Connection, number: u64) {
 
 /// The direct client sends its next commit.
 pub fn pipeline(w: &mut World) {
-    let pause = w.rng.range(10 * MS, 60 * MS);
+    let pause = w.rng.range(20 * MS, 100 * MS);
     w.after(pause, pipeline);
     if let Some((_, node, life)) = w.direct.node {
         let pg = &w.nodes[node].postgres;

@@ -81,8 +81,8 @@ fn knobs(rng: &mut Rng) -> Knobs {
     Knobs {
         name: "faults",
         faults: 1 + some(900, 8),
-        heal_at: 40 * SECOND,
-        end_at: 110 * SECOND,
+        heal_at: 30 * SECOND,
+        end_at: 95 * SECOND,
         loss: some(300, 200),
         duplicates: some(300, 200),
         slow_message: some(400, 100),
@@ -93,6 +93,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
         store_fails: some(200, 300),
         store_slow: some(300, 300),
         rewind_impossible: some(200, 1) == 1,
+        opens_standbys: some(1_000, 1) == 1,
         autostart: some(500, 1) == 1,
         commands: some(500, 5),
         tick,
@@ -395,6 +396,7 @@ fn heal(w: &mut World) {
         manual: w.knobs.manual,
         max_lag: w.knobs.max_lag,
         rewind_impossible: w.knobs.rewind_impossible,
+        opens_standbys: w.knobs.opens_standbys,
         ..Knobs::default()
     };
     for n in 0..w.nodes.len() {
@@ -448,5 +450,8 @@ fn attend(w: &mut World) {
         let allow_data_loss = w.now > w.knobs.heal_at + 25 * SECOND;
         w.ledger.allowed_loss |= allow_data_loss;
         shell::command(w, Command::Failover { to: None, vouch: None, allow_data_loss });
+        if let Some(node) = record.primary {
+            shell::command(w, Command::Restart { node });
+        }
     }
 }

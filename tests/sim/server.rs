@@ -149,6 +149,12 @@ pub fn promote(w: &mut World, n: usize, grant: Option<Epoch>) {
     let pg = &w.nodes[n].postgres;
     // the next number that is in no history this node has
     let timeline = w.logs.timeline(pg.branch) + 1;
+    // without an archive that all share nobody knows that a number is taken
+    if w.logs.0.iter().any(|branch| branch.timeline == timeline) {
+        w.ledger.one_number = true;
+        w.count("timelines with one number");
+    }
+    let pg = &w.nodes[n].postgres;
     let branch = w.logs.fork((pg.branch, pg.end), timeline, n);
     let pg = &mut w.nodes[n].postgres;
     pg.branch = branch;
@@ -174,7 +180,7 @@ fn receive(w: &mut World, standby: usize, upstream: usize, end: u64) {
 
 /// A standby takes what there is, and replays; again and again.
 pub fn stream(w: &mut World, n: usize) {
-    let again = w.rng.range(15 * MS, 45 * MS);
+    let again = w.rng.range(20 * MS, 100 * MS);
     w.after(again, move |w| stream(w, n));
     let pg = &w.nodes[n].postgres;
     if pg.server != Server::Standby || pg.stopped || !w.nodes[n].powered {

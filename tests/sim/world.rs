@@ -66,6 +66,8 @@ pub struct Knobs {
     pub store_fails: u64,
     pub store_slow: u64,
     pub rewind_impossible: bool,
+    /// Agents that open a standby's directory for writes when they are told to start a primary.
+    pub opens_standbys: bool,
     pub autostart: bool,
     pub commands: u64,
     pub tick: u64,
