@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 
 use super::access::Correlation;
 use super::http::Sources;
-use super::refusal::{Refusal, body, word};
-use crate::cluster::decide::{Accepted, Command, Refused};
+use super::refusal::{Refusal, body};
+use crate::cluster::decide::{Accepted, Command};
 
 /// No command is longer.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -111,17 +111,11 @@ async fn ask(sources: Sources, cluster: String, command: Command, correlation: S
     };
     let told = command.clone();
     tracing::info!(correlation, cluster, command = ?told, "api: asked");
-    // it goes on although who asked may hang up, so that the log says what came of it
+    // it goes on although who asked may hang up: the coordinator says in the log what came of it
     let asked = tokio::spawn(async move {
         let answer = tokio::time::timeout(ANSWER_BOUND, control.ask(&cluster, command, &correlation)).await;
-        match &answer {
-            Ok(Ok(Accepted { id, text })) => {
-                tracing::info!(correlation, cluster, command = ?told, operation = id, text, "api: accepted");
-            }
-            Ok(Err(Refused { reason, text })) => {
-                tracing::warn!(correlation, cluster, command = ?told, reason = word(*reason), text, "api: refused");
-            }
-            Err(_) => tracing::error!(correlation, cluster, command = ?told, "api: no answer from the coordinator"),
+        if answer.is_err() {
+            tracing::error!(correlation, cluster, command = ?told, "api: no answer from the coordinator");
         }
         (answer, correlation)
     });

@@ -352,8 +352,10 @@ impl Coordinator {
     }
 
     fn step(&mut self, input: Input) {
-        if let Input::Moved(node, job) = &input {
-            self.ledger.moved(&self.cluster, node, job);
+        match &input {
+            Input::Moved(node, job) => self.ledger.moved(&self.cluster, node, job),
+            Input::Refused(_, order, failure) => self.ledger.refused(&self.cluster, wall_ms(), order, failure),
+            _ => {}
         }
         for output in self.decider.step(self.started.elapsed(), input) {
             self.carry_out(output);
@@ -372,6 +374,7 @@ impl Coordinator {
             Output::Send(node, order) => {
                 let (cluster, epoch, id, correlation) = (&self.cluster, order.epoch.0, &order.id, &order.correlation);
                 info!(%cluster, %node, epoch, job = id, correlation, directive = order.directive.name(), "order");
+                self.ledger.sent(&self.cluster, wall_ms(), &order);
                 self.agents.send(&node, *order);
             }
             Output::Ask(node) => self.agents.ask(&node),

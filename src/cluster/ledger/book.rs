@@ -3,13 +3,13 @@
 //! An operation begins with the record that names it as its intent, and ends with the one that does not any more: what the
 //! intent was last says how it ended. A job that belongs to none is an operation of its own.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::counts::Counts;
 use super::{Operation, OperationState, Told};
 use crate::cluster::decide::{Change, Intent, Record};
-use crate::directive::{Code, Job, JobState};
+use crate::directive::{Code, Failure, Job, JobState, Order};
 use crate::topology::NodeName;
 
 /// Events that are kept.
@@ -134,6 +134,47 @@ impl Book {
             self.counts.seconds.entry(kind.clone()).or_default().add(change.took_ms);
         }
         *self.counts.operations.entry((kind, state, class)).or_default() += 1;
+    }
+
+    /// An order that goes to an agent: a job that nobody has taken yet. What was to go to that node before, and was not taken, is
+    /// not done any more.
+    pub(super) fn sent(&mut self, wall_ms: u64, order: &Order) {
+        if self.jobs().any(|job| job.order.id == order.id) {
+            return;
+        }
+        let left = self.jobs().find(|job| job.order.node == order.node && job.state == JobState::Pending);
+        if let Some(left) = left.map(|job| job.order.id.clone()) {
+            let failure = Failure::new(Code::Interrupted, format!("\"{}\" went to the node in its place", order.id));
+            self.refused(wall_ms, &left, &failure);
+        }
+        let node = order.node.as_str().into();
+        self.moved(
+            &node,
+            &Job {
+                order: order.clone(),
+                state: JobState::Pending,
+                steps: Vec::new(),
+                metadata: BTreeMap::new(),
+                failure: None,
+                progress: None,
+                began_ms: wall_ms,
+                ended_ms: None,
+            },
+        );
+    }
+
+    /// An order that an agent does not take. Busy is no answer: it is asked again.
+    pub(super) fn refused(&mut self, wall_ms: u64, order: &str, failure: &Failure) {
+        let job = self.jobs().find(|job| job.order.id == order && !job.state.is_terminal()).cloned();
+        let Some(mut job) = job.filter(|_| failure.code != Code::Busy) else { return };
+        job.state = JobState::Failed;
+        job.failure = Some(failure.clone());
+        job.ended_ms = Some(wall_ms);
+        self.moved(&job.order.node.as_str().into(), &job);
+    }
+
+    fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.operations.iter().flat_map(|operation| &operation.jobs)
     }
 
     pub(super) fn moved(&mut self, node: &NodeName, job: &Job) {

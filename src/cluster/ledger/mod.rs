@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::decide::{Change, Event, Record};
-use crate::directive::Job;
+use crate::directive::{Failure, Job, Order};
 use crate::topology::{ClusterName, NodeName};
 
 use book::Book;
@@ -132,6 +132,16 @@ impl Ledger {
     /// A record was stored, or found at the start: from it follow operations and the history.
     pub fn stored(&self, cluster: &ClusterName, wall_ms: u64, record: &Record) {
         self.inner.lock().books.entry(cluster.clone()).or_default().stored(wall_ms, record);
+    }
+
+    /// An order goes to an agent, perhaps again ([`Output::Send`](super::decide::Output::Send)): its job is there, before the agent says so.
+    pub fn sent(&self, cluster: &ClusterName, wall_ms: u64, order: &Order) {
+        self.inner.lock().books.entry(cluster.clone()).or_default().sent(wall_ms, order);
+    }
+
+    /// An agent has refused an order ([`Input::Refused`](super::decide::Input::Refused)).
+    pub fn refused(&self, cluster: &ClusterName, wall_ms: u64, order: &str, failure: &Failure) {
+        self.inner.lock().books.entry(cluster.clone()).or_default().refused(wall_ms, order, failure);
     }
 
     /// An agent's job has moved ([`Input::Moved`](super::decide::Input::Moved)).

@@ -148,6 +148,30 @@ fn a_jobs_end_counts_once_however_often_it_is_told() {
 }
 
 #[test]
+fn an_order_is_there_as_soon_as_it_is_sent_and_ends_when_it_is_refused_or_replaced() {
+    let ledger = Ledger::new();
+    let order = |id: &str| job(id, Directive::Checkpoint, JobState::Pending, None).order;
+    let state = |id: &str| ledger.operation("main", id).unwrap().state;
+    ledger.sent(&main(), 1, &order("o1"));
+    ledger.sent(&main(), 2, &order("o1"));
+    ledger.refused(&main(), 3, "o1", &Failure::new(Code::Busy, "o0 runs"));
+    assert_eq!((state("o1"), ledger.operations("main").len()), (OperationState::Running, 1));
+    ledger.sent(&main(), 4, &order("o2"));
+    assert_eq!((state("o1"), state("o2")), (OperationState::Undone, OperationState::Running));
+    ledger.refused(&main(), 5, "o2", &Failure::new(Code::WrongRole, "a primary"));
+    let ended = ledger.operation("main", "o2").unwrap();
+    assert_eq!((ended.state, ended.text.as_str(), ended.ended_ms), (OperationState::Undone, "a primary", Some(5)));
+    // what was taken goes on, whatever is sent
+    ledger.sent(&main(), 6, &order("o3"));
+    ledger.moved(&main(), &"b".into(), &job("o3", Directive::Checkpoint, JobState::InProgress, None));
+    ledger.sent(&main(), 7, &order("o4"));
+    assert_eq!(state("o3"), OperationState::Running);
+    ledger.moved(&main(), &"b".into(), &job("o3", Directive::Checkpoint, JobState::Completed, None));
+    let counts = ledger.counts().remove("main").unwrap();
+    assert_eq!((counts.jobs.values().sum::<u64>(), state("o3")), (3, OperationState::Done));
+}
+
+#[test]
 fn steps_and_jobs_are_found_at_their_operation() {
     let ledger = Ledger::new();
     let mut follower = ledger.follow();
