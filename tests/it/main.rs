@@ -29,6 +29,7 @@ mod limits;
 mod listening;
 mod login;
 mod modes;
+mod operate;
 mod outage;
 mod passwords;
 mod pausing;
