@@ -350,6 +350,14 @@ impl Pipeline {
         }
     }
 
+    /// The server has gone: whatever is still owed has not happened, as far as anybody's names are concerned.
+    pub fn abandon(&mut self) {
+        while let Some(owed) = self.owed.pop_front() {
+            self.note_dropped(&owed);
+        }
+        (self.readies, self.edits, self.open_batch) = (0, 0, false);
+    }
+
     /// Accounts for a message from the server. `first` is the first byte of its body, which only ReadyForQuery needs.
     ///
     /// # Errors

@@ -510,7 +510,7 @@ impl Session {
         }
         if server.pipeline.quiet() {
             self.names.settled();
-            loan.commits = false; // whatever might have committed has been answered
+            (loan.commits, loan.acts) = (false, false); // whatever might have committed has been answered
         }
         // it ended by itself, or has eaten its cancel, unless that is still on its way; the next has its own time
         loan.query_expired = false;

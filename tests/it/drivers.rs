@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::support::{Howdah, SOON, Tenant, connection_count, driver, eventually, poll, shared};
 
+mod failover;
 mod tokio_postgres;
 
 /// Fewer servers than any of the drivers' pools has connections.

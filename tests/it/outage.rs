@@ -448,3 +448,67 @@ fn a_begin_whose_server_goes_away_begins_elsewhere_and_what_came_with_it_is_refu
         assert_eq!(other.value("SELECT string_agg(i::text, ',') FROM t"), "1");
     }
 }
+
+#[test]
+fn names_of_statements_are_what_the_client_has_been_told_when_its_server_goes_away() {
+    let (_howdah, mut client) = served("");
+    let named = |name: &str, sql: &str| [wire::parse(name, sql, &[]), wire::bind("", name, &[])].concat();
+    client.send(&[wire::parse("old", "SELECT 1", &[]), wire::parse("gone", "SELECT 2", &[]), wire::sync()].concat());
+    client.read_until_ready();
+    lost_block(&mut client);
+    assert_eq!(client.query_short("ROLLBACK TO a"), ["C:ROLLBACK", "Z:T"]);
+    client.send(&[wire::close(b'S', "gone"), wire::sync()].concat());
+    assert_eq!(wire::short(&client.read_until_ready()), ["3", "Z:T"]);
+    client.query("ROLLBACK");
+    // a Parse on its way when the server goes gives no name
+    client.query("BEGIN");
+    let pid = client.value("SELECT pg_backend_pid()");
+    let sleeping = [named("new", "SELECT 1 FROM pg_sleep(600)"), wire::execute("", 0), wire::sync()].concat();
+    client.send(&[wire::query("SELECT 1 FROM pg_sleep(600)"), sleeping].concat());
+    client.expect_silence(Duration::from_millis(100));
+    terminate(&pid);
+    assert_eq!(wire::short(&client.read_until_ready()).last().unwrap(), "Z:E");
+    assert_eq!(wire::short(&client.read_until_ready()), ["E:40001", "Z:E"]);
+    client.query("ROLLBACK");
+    for name in ["new", "gone"] {
+        client.send(&[named(name, "SELECT 3"), wire::execute("", 0), wire::sync()].concat());
+        assert_eq!(wire::short(&client.read_until_ready()), ["1", "2", "D", "C:SELECT 1", "Z:I"], "{name}");
+    }
+    client.send(&[wire::bind("", "old", &[]), wire::execute("", 0), wire::sync()].concat());
+    assert_eq!(wire::short(&client.read_until_ready()), ["2", "D", "C:SELECT 1", "Z:I"]);
+    // psycopg deallocates as soon as it has rolled back
+    lost_block(&mut client);
+    assert_eq!(client.query_short("ROLLBACK TO a"), ["C:ROLLBACK", "Z:T"]);
+    assert_eq!(client.query_short("DEALLOCATE ALL"), ["C:DEALLOCATE ALL", "Z:T"]);
+    assert_eq!(client.query_short("RELEASE a"), ["C:RELEASE", "Z:T"]);
+    assert_eq!(client.query_short("COMMIT"), ["E:40001", "Z:I"]);
+    client.send(&[wire::bind("", "old", &[]), wire::execute("", 0), wire::sync()].concat());
+    assert_eq!(wire::short(&client.read_until_ready()), ["E:26000", "Z:I"]);
+}
+
+#[test]
+fn a_batch_that_stands_open_after_its_statement_was_prepared_is_nothing_to_lose() {
+    let (_howdah, mut client) = served("");
+    for in_block in [false, true] {
+        if in_block {
+            client.query("BEGIN");
+        }
+        let pid = client.value("SELECT pg_backend_pid()");
+        // asyncpg prepares without a Sync
+        let name = format!("s{in_block}");
+        client.send(&[wire::parse(&name, "INSERT INTO t VALUES (7)", &[]), wire::describe(b'S', &name)].concat());
+        client.send(&wire::flush());
+        assert_eq!(wire::short(&client.read_until(b'n')), ["1", "t", "n"]);
+        terminate(&pid);
+        client.expect_silence(Duration::from_millis(200));
+        client.send(&[wire::bind("", &name, &[]), wire::execute("", 0), wire::sync()].concat());
+        let answer = wire::short(&client.read_until_ready());
+        if in_block {
+            assert_eq!(answer, ["E:40001", "Z:E"]);
+            assert_eq!(client.query_short("ROLLBACK"), ["C:ROLLBACK", "Z:I"]);
+        } else {
+            assert_eq!(answer, ["2", "C:INSERT 0 1", "Z:I"]);
+        }
+    }
+    assert_eq!(client.value("SELECT count(*) FROM t"), "1");
+}

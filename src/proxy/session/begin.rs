@@ -1,6 +1,6 @@
 //! A transaction's beginning, where it takes more than passing it on.
 //!
-//! A BEGIN changes nothing: one whose server goes away is asked again elsewhere, and one that has waited for a server in vain is
+//! A BEGIN changes nothing: one whose server goes away is asked again elsewhere (as is what only prepares statements), and one that has waited for a server in vain is
 //! accepted, so that it is the first statement of the block that is refused: there every driver copes, where a BEGIN that fails
 //! leaves some in step with nothing (ARCHITECTURE.md, "When a server goes away").
 //!
@@ -65,6 +65,21 @@ impl Session {
         }
         answer(&messages::BEGUN);
         Some(data.len() - rest.len())
+    }
+
+    /// Whether the request does nothing that could not be done twice: it begins a block, or prepares statements.
+    pub(super) fn is_harmless(&self, begins: bool) -> bool {
+        if begins {
+            return self.lone_begin(|_| {}).is_some();
+        }
+        let mut rest = self.inbox.bytes();
+        while let Some((tag @ (b'P' | b'D' | b'C' | b'S'), _, behind)) = split_client(rest) {
+            if tag == b'S' {
+                return true;
+            }
+            rest = behind;
+        }
+        false
     }
 
     /// Begins a block that has no server because of `error`; `false` when the request is something else.

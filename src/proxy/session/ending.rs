@@ -62,8 +62,9 @@ impl Session {
     fn server_lost(&mut self, loan: &Loan, server: Box<Server>) -> Result<(), End> {
         let pipeline = &server.pipeline;
         let (status, readies, open) = (pipeline.status(), pipeline.readies(), pipeline.has_open_batch());
-        // a state prefix that waits for the client's first turn is none of it
-        let idle = pipeline.quiet() && !open || !loan.used;
+        // a state prefix that waits for the client's first turn is none of it; nor is a batch that stands open after a
+        // statement was prepared (asyncpg's way), whose client expects nothing now
+        let idle = pipeline.quiet() && !(open && loan.acts) || !loan.used;
         let half_told = server.is_half_told();
         {
             let (node, user, database) = (&*loan.pool.key.node, &*loan.pool.key.user, &*loan.pool.key.database);
@@ -82,6 +83,9 @@ impl Session {
             self.pending.clear();
             self.reads_lost(visit, &mut server);
         }
+        // asked again they are not undone: `ask_again` has seen to them
+        server.pipeline.abandon();
+        self.note_events(&mut server);
         loan.pool.discard(&self.worker, server);
         let rest_of_message = std::mem::take(&mut self.message_left);
         self.discard_left += rest_of_message;
@@ -120,7 +124,8 @@ impl Session {
         if !idle {
             // a block that only reads has nothing to commit
             let reads = loan.visit.as_ref().is_some_and(|visit| visit.block);
-            let error = if reads { ClientError::BlockLost } else { ClientError::OutcomeUnknown };
+            let nothing = reads || !loan.acts;
+            let error = if nothing { ClientError::BlockLost } else { ClientError::OutcomeUnknown };
             self.tell_lost(&error, readies, open, b'I');
         }
         Ok(())

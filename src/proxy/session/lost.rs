@@ -13,6 +13,7 @@ use super::run::End;
 use crate::protocol::frame::{HEADER_LEN, Scan, scan_client, split_cstr};
 use crate::protocol::messages;
 use crate::proxy::error::ClientError;
+use crate::sql::deallocate::Deallocate;
 use crate::sql::opening::Opening;
 
 /// A block without a server.
@@ -172,12 +173,37 @@ impl Session {
         }
     }
 
+    /// Whether it is a `DEALLOCATE` that needs no server, and answered: a driver may send one as soon as a savepoint is rolled back to.
+    fn deallocates(&mut self, lost: &LostBlock, body: &[u8]) -> bool {
+        if lost.status != b'T' {
+            return false;
+        }
+        let tag = match Deallocate::of(split_cstr(body).map_or(body, |(sql, _)| sql)) {
+            Some(Deallocate::All) => {
+                self.names.clear();
+                "DEALLOCATE ALL"
+            }
+            Some(Deallocate::Name(name)) if self.names.named(&name).is_some() => {
+                self.names.remove(&name);
+                self.names.settled();
+                "DEALLOCATE"
+            }
+            _ => return false,
+        };
+        self.outbox.append(|out| {
+            messages::message(out, b'C', |body| messages::cstr(body, tag.as_bytes()));
+            out.extend_from_slice(&messages::ready_for_query(b'T'));
+        });
+        true
+    }
+
     fn answer_one(&mut self, lost: &mut LostBlock, tag: u8, body: &[u8]) {
         let opening_of = |session: &Self, name: &[u8]| match session.names.named(name) {
             Some(statement) => Ending::of(statement.sql()),
             None => Opening::Other.into(),
         };
         let answer = match tag {
+            b'Q' if self.deallocates(lost, body) => None,
             b'Q' => Some(lost.answer(Ending::of(split_cstr(body).map_or(body, |(sql, _)| sql)))),
             b'E' => Some(lost.answer(lost.bound)),
             b'F' => Some(lost.answer(Opening::Other)),
@@ -211,6 +237,10 @@ impl Session {
                 None
             }
             b'C' => {
+                if let Some((name, _)) = body.get(1..).and_then(split_cstr).filter(|_| body.first() == Some(&b'S')) {
+                    self.names.remove(name);
+                    self.names.settled();
+                }
                 self.outbox.append(|out| out.extend_from_slice(&messages::CLOSE_COMPLETE));
                 None
             }

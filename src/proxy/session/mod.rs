@@ -252,6 +252,8 @@ pub struct Loan {
     pub(super) rested: bool,
     /// Something that may commit is on its way.
     pub(super) commits: bool,
+    /// Something that may have an effect is on its way: more than names and descriptions of statements.
+    pub(super) acts: bool,
     /// The first request begins a block.
     pub(super) begins: bool,
     /// What is known of a commit that no standby has confirmed.
@@ -301,6 +303,7 @@ impl Loan {
             copy_asked: false,
             rested: false,
             commits: false,
+            acts: false,
             begins: false,
             alone: Alone::No,
             redefines: false,

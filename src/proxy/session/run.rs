@@ -98,9 +98,9 @@ impl Session {
         server.kept.clear();
         match &mut loan.visit {
             Some(visit) => (visit.block, visit.all) = (routed.block, routed.need == Need::Replica),
-            // a beginning has no effect either: it is asked again
-            None if begins && self.lone_begin(|_| {}).is_some() || routed.need == Need::Read && !routed.block => {
-                loan.visit = Some(Visit::at(None))
+            // it can be asked again
+            None if routed.need == Need::Read && !routed.block || self.is_harmless(begins) => {
+                loan.visit = Some(Visit::at(None));
             }
             None => {}
         }
