@@ -33,7 +33,6 @@ impl Errand {
     pub(super) fn new(order: Order, now: Duration, pause: Duration) -> Self {
         let again_at = now.saturating_add(pause);
         Self { order, again_at, pause, taken: false, ended_at: None, end: None, trouble: None }
-        Self { order, again_at, pause, taken: false, end: None, trouble: None }
     }
 
     /// Whether it is time to send it again.
@@ -63,8 +62,6 @@ impl Errand {
             }
             JobState::Failed => {
                 self.ended_at = Some(now);
-            JobState::Completed => self.end = Some(Ok(Box::new(job.clone()))),
-            JobState::Failed => {
                 let unknown = || Failure::new(Code::Internal, "the job failed and says not why");
                 self.end = Some(Err(job.failure.clone().unwrap_or_else(unknown)));
             }

@@ -118,7 +118,6 @@ impl Decider {
     pub(super) fn fencing(&mut self) {
         let Some(Intent::Failover { from, vouched, .. }) = self.record.intent.clone() else { return self.adrift() };
         self.appoint(None, false);
-        self.freeze_others(&from);
         let epoch = self.next_epoch();
         let proof = if self.op.loser {
             self.pursue(&from, "freeze", epoch, Directive::Freeze)

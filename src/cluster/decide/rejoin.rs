@@ -166,7 +166,6 @@ impl Decider {
             None => false,
         };
         if fenced && postgres.processes > 0 && !self.is_busy(node) {
-        if fenced && postgres.processes > 0 {
             self.tell_node(node, What::Fence, Directive::Fence);
         }
         if fenced {
@@ -224,7 +223,6 @@ impl Decider {
         if let Some(done_at) = repair.done_at {
             if now.saturating_sub(done_at) < STREAMS_WITHIN {
                 if postgres.frozen && now.saturating_sub(done_at) >= PAUSE {
-                if postgres.frozen {
                     self.tell_node(node, What::Unfreeze, Directive::Unfreeze);
                 }
                 return false;

@@ -4,4 +4,3 @@ mod failover;
 mod fixture;
 mod rejoin;
 mod switchover;
-//! Transcripts of what the coordinator does.
