@@ -134,7 +134,7 @@ mod tests {
     fn a_promise_that_cannot_be_written_is_not_given_and_one_that_does_not_read_is_not_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let mut epochs = Epochs::open(directory.path()).unwrap();
-        fs::create_dir(directory.path().join("epoch.json.unfinished")).unwrap();
+        fs::create_dir(directory.path().join("epoch.json.howdah-tmp")).unwrap();
         assert!(take(&mut epochs, 3, "c1").is_err());
         assert_eq!(epochs.promise(), &Promise::default());
         fs::write(directory.path().join(FILE), "{").unwrap();

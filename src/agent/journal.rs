@@ -12,7 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::course::Record;
-use super::durable::{self, failure};
+use super::durable;
+use super::postgres::files;
 use crate::directive::{Code, Directive, Failure};
 
 /// So many jobs that have ended are kept.
@@ -43,7 +44,7 @@ impl Journal {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("\"{}\": {error}", folder.display()));
         if !folder.is_dir() {
             fs::create_dir(&folder).map_err(named)?;
-            durable::sync_directory_of(&folder).map_err(named)?;
+            files::sync_directory(&folder).map_err(named)?;
         }
         let mut records = Vec::new();
         for entry in fs::read_dir(&folder).map_err(named)? {
@@ -61,7 +62,7 @@ impl Journal {
                         }
                     }
                 }
-                Some("unfinished") => fs::remove_file(&path).map_err(named)?,
+                Some("howdah-tmp") => fs::remove_file(&path).map_err(named)?,
                 Some(_) | None => {}
             }
         }
@@ -73,7 +74,7 @@ impl Journal {
 
     fn keep_reserve(&self) {
         if !self.reserve.exists() {
-            let _ = durable::write_now(&self.reserve, &vec![0; RESERVE_BYTES]);
+            let _ = files::write(&self.reserve, &vec![0; RESERVE_BYTES]);
         }
     }
 
@@ -111,13 +112,7 @@ impl Journal {
         let forgotten = tokio::task::spawn_blocking(move || {
             journal.keep_reserve();
             for id in ids {
-                let path = journal.path(&id);
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(failure(&format!("remove \"{}\"", path.display()), &error));
-                    }
-                    Ok(()) | Err(_) => {}
-                }
+                files::remove(&journal.path(&id))?;
             }
             Ok(())
         });
@@ -158,12 +153,12 @@ mod tests {
             run(journal.write(&record(id, at))).unwrap();
         }
         fs::write(directory.path().join("jobs/d.json"), "{\"job\":").unwrap();
-        fs::write(directory.path().join("jobs/e.json.unfinished"), "{").unwrap();
+        fs::write(directory.path().join("jobs/e.json.howdah-tmp"), "{").unwrap();
         let (journal, records) = Journal::open(directory.path()).unwrap();
         let ids: Vec<&str> = records.iter().map(|record| record.job.order.id.as_str()).collect();
         assert_eq!(ids, ["a", "b", "c"]);
         assert!(directory.path().join("jobs/d.json.unreadable").exists());
-        assert!(!directory.path().join("jobs/e.json.unfinished").exists());
+        assert!(!directory.path().join("jobs/e.json.howdah-tmp").exists());
         run(journal.forget(vec!["a".into(), "never".into()])).unwrap();
         assert_eq!(Journal::open(directory.path()).unwrap().1.len(), 2);
     }

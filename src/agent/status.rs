@@ -12,13 +12,17 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::ask::{Answers, Kept, NoAnswer, connect};
+use super::ask::Answers;
 use super::config::AgentConfig;
 use super::events::Events;
 use super::job::Engine;
+use super::postgres::control::{ControlFile, State};
+use super::postgres::local::{Local, LocalError};
+use super::postgres::program::Programs;
+use super::postgres::{directory, frozen, history, latch};
 use super::sweep::{Home, server_processes};
-use crate::directive::{Accepting, AgentStatus, Control, History, PostgresStatus};
-use crate::pg::{Lsn, SystemIdentifier, Timeline};
+use crate::directive::{Accepting, AgentStatus, History, PostgresStatus};
+use crate::pg::{Lsn, Timeline};
 
 /// Between two looks when nobody asks for one.
 const EVERY: Duration = Duration::from_millis(250);
@@ -73,11 +77,13 @@ async fn knock_once(config: &AgentConfig, last: Accepting) -> Accepting {
         Accepting::Silent { times } => Accepting::Silent { times: times.saturating_add(1) },
         Accepting::Yes | Accepting::NotYet { .. } | Accepting::No => Accepting::Silent { times: 1 },
     };
-    match timeout(ANSWER_BOUND, connect(config)).await {
-        Err(_) | Ok(Err(NoAnswer::Stuck)) => silent(),
-        Ok(Ok(_) | Err(NoAnswer::Refused(_) | NoAnswer::Full)) => Accepting::Yes,
-        Ok(Err(NoAnswer::NotYet(said) | NoAnswer::Broken(said))) => Accepting::NotYet { said },
-        Ok(Err(NoAnswer::Nobody)) => Accepting::No,
+    match timeout(ANSWER_BOUND, Local::open(config)).await {
+        Err(_) | Ok(Err(LocalError::Silent(_))) => silent(),
+        Ok(Ok(_) | Err(LocalError::Full(_) | LocalError::Failed { sqlstate: Some(_), .. })) => Accepting::Yes,
+        Ok(Err(LocalError::NotYet(said) | LocalError::Failed { sqlstate: None, text: said })) => {
+            Accepting::NotYet { said }
+        }
+        Ok(Err(LocalError::Nobody(_))) => Accepting::No,
     }
 }
 
@@ -100,7 +106,7 @@ pub struct Collector {
 /// What is not found out anew each time.
 #[derive(Default)]
 struct Memory {
-    kept: Option<Kept>,
+    kept: Option<Local>,
     counted: Option<(Instant, Option<u32>, u32)>,
     control: Option<(SystemTime, Option<ControlFile>)>,
     history: Option<(Timeline, History)>,
@@ -124,7 +130,7 @@ impl Collector {
         let promise = self.engine.promise();
         let (postgres, mut warnings) = self.postgres(memory).await;
         let (data, state) = (&self.config.data_directory, &self.config.state_directory);
-        let disk_free = match (free_bytes(data), free_bytes(state)) {
+        let disk_free = match (directory::free_bytes(data).ok(), directory::free_bytes(state).ok()) {
             (Some(data), Some(state)) => data.min(state),
             (found, None) | (None, found) => found.unwrap_or_default(),
         };
@@ -153,8 +159,8 @@ impl Collector {
             processes: self.count(memory, postmaster).await,
             postmaster,
             accepting,
-            latched: data_directory.join("standby.signal").exists(),
-            frozen: self.config.state_directory.join("frozen.json").exists(),
+            latched: latch::is_set(data_directory),
+            frozen: frozen::is_frozen(&self.config.state_directory),
             ..PostgresStatus::default()
         };
         let mut warnings = Vec::new();
@@ -162,9 +168,9 @@ impl Collector {
             memory.kept = None;
             if let Some(control) = self.control(memory).await {
                 status.system_identifier = Some(control.system_identifier);
-                status.timeline = Some(control.control.timeline);
+                status.timeline = Some(control.timeline);
                 status.recovery_bytes = recovery_bytes(data_directory, &control);
-                status.control = Some(control.control);
+                status.control = Some(control.summary());
             }
         } else {
             memory.control = None;
@@ -175,7 +181,7 @@ impl Collector {
         }
         if let Some(timeline) = status.timeline {
             if memory.history.as_ref().is_none_or(|(of, _)| *of != timeline) {
-                memory.history = read_history(data_directory, timeline).map(|history| (timeline, history));
+                memory.history = history::of(data_directory, timeline).ok().map(|history| (timeline, history));
             }
             status.history = memory.history.as_ref().map(|(_, history)| history.clone()).unwrap_or_default();
         }
@@ -203,10 +209,10 @@ impl Collector {
 
     async fn ask(&self, memory: &mut Memory, accepting: &Accepting) -> Option<Answers> {
         if memory.kept.is_none() && *accepting == Accepting::Yes {
-            memory.kept = timeout(ANSWER_BOUND, connect(&self.config)).await.ok()?.ok();
+            memory.kept = timeout(ANSWER_BOUND, Local::open(&self.config)).await.ok()?.ok();
         }
         let kept = memory.kept.as_ref()?;
-        match timeout(ANSWER_BOUND, kept.ask()).await {
+        match timeout(ANSWER_BOUND, Answers::of(kept)).await {
             Ok(Ok(answers)) => Some(answers),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "PostgreSQL has not told");
@@ -231,54 +237,24 @@ impl Collector {
     }
 }
 
-fn free_bytes(path: &Path) -> Option<u64> {
-    let room = rustix::fs::statvfs(path).ok()?;
-    Some(room.f_bavail.saturating_mul(room.f_frsize))
-}
-
-#[derive(Clone, Debug)]
-struct ControlFile {
-    system_identifier: SystemIdentifier,
-    segment_size: u64,
-    control: Control,
-}
-
 async fn read_control(config: &AgentConfig) -> Option<ControlFile> {
-    let mut command = std::process::Command::new(config.found.program("pg_controldata"));
-    command.arg("-D").arg(&config.data_directory).env("LC_ALL", "C").current_dir("/");
-    let run = tokio::task::spawn_blocking(move || command.output());
-    let output = timeout(CONTROL_BOUND, run).await.ok()?.ok()?.ok()?;
-    control_in(&String::from_utf8_lossy(&output.stdout))
-}
-
-fn control_in(text: &str) -> Option<ControlFile> {
-    let value = |label: &str| text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(':')).map(str::trim);
-    Some(ControlFile {
-        system_identifier: SystemIdentifier(value("Database system identifier")?.parse().ok()?),
-        segment_size: value("Bytes per WAL segment")?.parse().ok()?,
-        control: Control {
-            state: value("Database cluster state")?.to_owned(),
-            timeline: Timeline(value("Latest checkpoint's TimeLineID")?.parse().ok()?),
-            checkpoint: value("Latest checkpoint location")?.parse().ok()?,
-            redo: value("Latest checkpoint's REDO location")?.parse().ok()?,
-            min_recovery: value("Minimum recovery ending location")?.parse().ok()?,
-        },
-    })
+    let programs = Programs::find(config).ok()?;
+    timeout(CONTROL_BOUND, ControlFile::read(&programs, &config.data_directory)).await.ok()?.ok()
 }
 
 /// How much log there is behind the last checkpoint's redo, about: up to the end of the segment that was written last. Segments that
 /// were made in advance have later names, but were not written since.
 fn recovery_bytes(data_directory: &Path, control: &ControlFile) -> Option<u64> {
-    if control.control.state.starts_with("shut down") {
+    if matches!(control.state, State::ShutDown | State::ShutDownInRecovery) {
         return Some(0);
     }
     let entries = fs::read_dir(data_directory.join("pg_wal")).ok()?;
     let written = entries.filter_map(Result::ok).filter_map(|entry| {
-        let start = segment_start(entry.file_name().to_str()?, control.segment_size)?;
+        let start = segment_start(entry.file_name().to_str()?, control.layout.segment_size)?;
         Some((entry.metadata().ok()?.modified().ok()?, start))
     });
     let (_, start) = written.max()?;
-    Some(Lsn(start.0.saturating_add(control.segment_size)).bytes_since(control.control.redo))
+    Some(Lsn(start.0.saturating_add(control.layout.segment_size)).bytes_since(control.redo))
 }
 
 /// Where a segment begins, by its name: timeline, then number.
@@ -291,25 +267,11 @@ fn segment_start(name: &str, segment_size: u64) -> Option<Lsn> {
     Some(Lsn((high << 32).checked_add(low.checked_mul(segment_size)?)?))
 }
 
-/// `pg_wal/0000000N.history`: a line per ancestor.
-fn read_history(data_directory: &Path, timeline: Timeline) -> Option<History> {
-    if timeline.0 <= 1 {
-        return Some(History { timeline, forks: Vec::new() });
-    }
-    let path = data_directory.join("pg_wal").join(format!("{:08X}.history", timeline.0));
-    let text = fs::read_to_string(path).ok()?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let forks = lines.map(|line| {
-        let mut words = line.split_whitespace();
-        Some((Timeline(words.next()?.parse().ok()?), words.next()?.parse().ok()?))
-    });
-    Some(History { timeline, forks: forks.collect::<Option<_>>()? })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::pg::{LogLayout, SystemIdentifier};
 
     #[test]
     fn what_a_crash_leaves_to_recover_is_counted_from_redo_to_the_segment_written_last() {
@@ -322,25 +284,21 @@ mod tests {
         let old = SystemTime::now() - Duration::from_secs(100);
         let advance = fs::File::create(wal.join("000000010000000000000009")).unwrap();
         advance.set_modified(old).unwrap();
-        let said = "Database system identifier:           7\nDatabase cluster state:               in production\n\
-                    Latest checkpoint location:           0/5000060\nLatest checkpoint's REDO location:    0/5000028\n\
-                    Latest checkpoint's TimeLineID:       1\nMinimum recovery ending location:     0/0\n\
-                    Bytes per WAL segment:                16777216\n";
-        let control = control_in(said).unwrap();
+        let mut control = ControlFile {
+            system_identifier: SystemIdentifier(7),
+            state: State::InProduction,
+            checkpoint: Lsn(0x500_0060),
+            redo: Lsn(0x500_0028),
+            timeline: Timeline(1),
+            min_recovery: Lsn(0),
+            min_recovery_timeline: Timeline(0),
+            layout: LogLayout { segment_size: 16 << 20, block_size: 8192 },
+            checksums: true,
+            wal_log_hints: false,
+        };
         fs::File::options().write(true).open(wal.join("000000010000000000000005")).unwrap().set_modified(old).unwrap();
         assert_eq!(recovery_bytes(directory.path(), &control), Some(0x700_0000 - 0x500_0028));
-        let clean = control_in(&said.replace("in production", "shut down")).unwrap();
-        assert_eq!(recovery_bytes(directory.path(), &clean), Some(0));
-    }
-
-    #[test]
-    fn a_history_file_is_read_as_postgresql_reads_it() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("pg_wal")).unwrap();
-        let text = "1\t0/3000110\tno recovery target specified\n\n2\t0/50000A0\tbefore 2000-01-01\n";
-        fs::write(directory.path().join("pg_wal/00000003.history"), text).unwrap();
-        let history = read_history(directory.path(), Timeline(3)).unwrap();
-        assert_eq!(history.forks, [(Timeline(1), Lsn(0x300_0110)), (Timeline(2), Lsn(0x500_00A0))]);
-        assert_eq!(read_history(directory.path(), Timeline(2)), None);
+        control.state = State::ShutDown;
+        assert_eq!(recovery_bytes(directory.path(), &control), Some(0));
     }
 }

@@ -383,7 +383,7 @@ fn a_fence_does_not_wait_for_an_undo_that_hangs_nor_behind_a_point_of_no_return(
 fn an_end_that_cannot_be_journalled_keeps_the_node_busy_until_it_can() {
     let state = tempfile::tempdir().unwrap();
     let world = World::with(&[], None);
-    let blocked = state.path().join("jobs/j.json.unfinished");
+    let blocked = state.path().join("jobs/j.json.howdah-tmp");
     *world.breaks.lock() = Some(blocked.clone());
     runtime().block_on(async {
         let engine = live(state.path(), &world);
@@ -405,7 +405,7 @@ fn an_order_that_cannot_be_journalled_is_refused() {
     let world = World::with(&[], None);
     runtime().block_on(async {
         let engine = live(state.path(), &world);
-        std::fs::create_dir(state.path().join("jobs/j.json.unfinished")).unwrap();
+        std::fs::create_dir(state.path().join("jobs/j.json.howdah-tmp")).unwrap();
         assert_eq!(refused(engine.take(order("j", 1, Directive::Checkpoint)).await), Code::Internal);
         assert!(engine.jobs().is_empty() && world.counted.lock().is_empty());
         engine.take(order("k", 1, Directive::Checkpoint)).await.unwrap();

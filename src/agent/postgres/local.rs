@@ -58,6 +58,8 @@ impl LocalError {
             Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
                 Self::Nobody(error.to_string())
             }
+            // its queue of connections is full: nobody takes any out
+            Some(std::io::ErrorKind::WouldBlock) => Self::Silent(Duration::ZERO),
             _ => {
                 let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
                 Self::Failed { sqlstate: None, text: format!("{error}{cause}") }
