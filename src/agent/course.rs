@@ -12,6 +12,8 @@ use crate::directive::{Code, Failure, Job, JobState, Order, Outcome, Step};
 
 /// A step's act is tried again so often after the point of no return, and its undo before it.
 pub const TRIES_MAX: u32 = 5;
+/// A job that makes a primary is gone on with by a later life for so long: a supervisor is quicker.
+const FRESH_S: u64 = 60;
 
 /// All that is known of a job: what the journal holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,26 @@ pub struct Record {
     pub turned: Option<Failure>,
     /// How often the present act has failed in a row.
     pub tries: u32,
+    /// When this was written.
+    #[serde(default)]
+    pub written: Moment,
+}
+
+/// A moment that a later life can measure from: the machine's life, and its seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Another text for each boot.
+    pub boot: String,
+    /// Seconds since then.
+    pub uptime_s: u64,
+}
+
+impl Moment {
+    /// Whether it was on this boot, and not long before `now`.
+    #[must_use]
+    pub fn is_fresh(&self, now: &Self) -> bool {
+        !self.boot.is_empty() && self.boot == now.boot && now.uptime_s.saturating_sub(self.uptime_s) <= FRESH_S
+    }
 }
 
 /// What comes next.
@@ -57,7 +79,7 @@ impl Record {
             began_ms: now_ms,
             ended_ms: None,
         };
-        Self { job, before: Vec::new(), passed: false, turned: None, tries: 0 }
+        Self { job, before: Vec::new(), passed: false, turned: None, tries: 0, written: Moment::default() }
     }
 
     /// What comes next in a plan of so many steps.
@@ -149,9 +171,17 @@ impl Record {
     }
 
     /// A new life of the agent has found the job in the middle.
-    pub fn found_in_the_middle(&mut self) {
+    ///
+    /// Behind its point of no return it goes on, unless it makes a primary and the world may be another by now: a coordinator that
+    /// still wants that says so again.
+    pub fn found_in_the_middle(&mut self, now: &Moment) {
+        use crate::directive::Directive::{Promote, Restart};
+        let makes_primary = matches!(self.job.order.directive, Promote { .. } | Restart { primary: true });
         if !self.passed {
             self.turn(Failure::new(Code::Interrupted, "the agent ended in the middle of the job"));
+        } else if makes_primary && !self.written.is_fresh(now) {
+            let text = "the agent ended behind the point of no return, too long ago to go on: somebody else may be the primary";
+            self.turn(Failure::new(Code::Interrupted, text));
         }
         self.tries = 0;
     }
@@ -246,7 +276,7 @@ mod tests {
                     record.begin("s", before, no_return == Some(index), 0);
                     if fate == Fate::CrashBefore {
                         record = journal.clone(); // before it was journalled
-                        record.found_in_the_middle();
+                        record.found_in_the_middle(&Moment::default());
                         continue;
                     }
                     journal = record.clone();
@@ -280,7 +310,7 @@ mod tests {
             }
             if crash {
                 record = journal.clone();
-                record.found_in_the_middle();
+                record.found_in_the_middle(&Moment::default());
             } else {
                 journal = record.clone();
             }
@@ -331,6 +361,25 @@ mod tests {
         assert_eq!(record.next(3), Next::Undo(0));
         record.undone(0, 0);
         assert_eq!(record.next(3), Next::End(JobState::Failed));
+    }
+
+    #[test]
+    fn a_promotion_of_long_ago_is_not_gone_on_with_and_anything_else_is() {
+        let at = |boot: &str, uptime_s| Moment { boot: boot.into(), uptime_s };
+        let found = |directive: Directive, now: Moment| {
+            let mut record = Record::new(order(directive, 1), 0);
+            record.begin("promote", Value::Null, true, 0);
+            record.written = at("x", 1_000);
+            record.found_in_the_middle(&now);
+            record.next(1)
+        };
+        let promote = || Directive::Promote { slots: Vec::new() };
+        assert_eq!(found(promote(), at("x", 1_010)), Next::Again(0));
+        for now in [at("x", 1_100), at("y", 1_010), at("", 0)] {
+            assert_eq!(found(promote(), now.clone()), Next::End(JobState::Failed), "{now:?}");
+            assert_eq!(found(Directive::Restart { primary: true }, now.clone()), Next::End(JobState::Failed));
+            assert_eq!(found(Directive::Fence, now), Next::Again(0));
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::config::AgentConfig;
 use super::course::{Next, Record, TRIES_MAX, supersedes};
 use super::epochs::{Epochs, Promise};
 use super::events::Events;
-use super::journal::{Journal, KEPT};
+use super::journal::{self, Journal, KEPT};
 use super::step::{Notes, Step, Work};
 use crate::directive::{Code, Directive, Failure, Job, JobState, Order};
 
@@ -144,7 +144,7 @@ impl Engine {
         let Some(first) = (!unended.is_empty()).then(|| unended.remove(0)) else { return };
         let order = {
             let mut live = first.lock();
-            live.record.found_in_the_middle();
+            live.record.found_in_the_middle(&journal::now());
             live.record.job.order.clone()
         };
         tracing::warn!(job = order.id, directive = order.directive.name(), "found a job in the middle");
@@ -216,7 +216,8 @@ impl Engine {
         check(&order, &self.config)?;
         let mut epochs = self.epochs.lock().await;
         if let Some(known) = self.job(&order.id) {
-            if known.order == order {
+            // told again by another life of its coordinator it has another correlation
+            if (Order { correlation: known.order.correlation.clone(), ..order.clone() }) == known.order {
                 return Ok(Taken::Known(Box::new(known)));
             }
             let text = format!("job \"{}\" is known, and is another order: {}", order.id, known.order.directive.name());

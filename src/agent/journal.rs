@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::course::Record;
+use super::course::{Moment, Record};
 use super::durable;
 use super::postgres::files;
 use crate::directive::{Code, Directive, Failure};
@@ -90,6 +90,7 @@ impl Journal {
     /// # Cancel safety
     /// What was begun is finished all the same.
     pub async fn write(&self, record: &Record) -> Result<(), Failure> {
+        let record = &Record { written: now(), ..record.clone() };
         let text = serde_json::to_vec(record).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
         let path = self.path(&record.job.order.id);
         let may_use_reserve =
@@ -118,6 +119,15 @@ impl Journal {
         });
         forgotten.await.unwrap_or_else(|ended| Err(Failure::new(Code::Internal, ended.to_string())))
     }
+}
+
+/// The present moment, as the machine counts; empty where it does not tell.
+#[must_use]
+pub fn now() -> Moment {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime_s = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or_default();
+    Moment { boot: boot.trim().to_owned(), uptime_s }
 }
 
 #[cfg(test)]

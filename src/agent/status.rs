@@ -108,7 +108,7 @@ pub struct Collector {
 struct Memory {
     kept: Option<Local>,
     counted: Option<(Instant, Option<u32>, u32)>,
-    control: Option<(SystemTime, Option<ControlFile>)>,
+    control: Option<(SystemTime, Option<(ControlFile, Option<u64>)>)>,
     history: Option<(Timeline, History)>,
 }
 
@@ -166,10 +166,10 @@ impl Collector {
         let mut warnings = Vec::new();
         if postmaster.is_none() {
             memory.kept = None;
-            if let Some(control) = self.control(memory).await {
+            if let Some((control, recovery_bytes)) = self.control(memory).await {
                 status.system_identifier = Some(control.system_identifier);
                 status.timeline = Some(control.timeline);
-                status.recovery_bytes = recovery_bytes(data_directory, &control);
+                status.recovery_bytes = recovery_bytes;
                 status.control = Some(control.summary());
             }
         } else {
@@ -226,12 +226,14 @@ impl Collector {
         }
     }
 
-    /// The control file, again only when it has been written.
-    async fn control(&self, memory: &mut Memory) -> Option<ControlFile> {
+    /// The control file and how much there is to recover, again only when it has been written.
+    async fn control(&self, memory: &mut Memory) -> Option<(ControlFile, Option<u64>)> {
         let path = self.config.data_directory.join("global/pg_control");
         let written = fs::metadata(path).ok()?.modified().ok()?;
         if memory.control.as_ref().is_none_or(|(at, _)| *at != written) {
-            memory.control = Some((written, read_control(&self.config).await));
+            let control = read_control(&self.config).await;
+            let bytes = control.as_ref().and_then(|control| recovery_bytes(&self.config.data_directory, control));
+            memory.control = Some((written, control.map(|control| (control, bytes))));
         }
         memory.control.as_ref().and_then(|(_, control)| control.clone())
     }

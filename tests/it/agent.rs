@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use rustix::process::{Pid, kill_process};
 
 use super::support::orphans::Orphans;
 use super::support::tls::Authority;
-use super::support::{Cluster, Node, Signal, binary, builder, eventually, free_port, poll};
+use super::support::{Cluster, Node, Signal, binary, builder, eventually, free_port, poll, shared};
 
 /// For anything that should happen soon, on a machine that has other things to do.
 const BOUND: Duration = Duration::from_secs(60);
@@ -252,7 +253,9 @@ fn a_fenced_node_has_no_process_and_whoever_starts_it_starts_it_read_only() {
     let fence = pair.order("fence-1", 7, Directive::Fence);
     let asked = Instant::now();
     let job = pair.completed(&fence);
-    println!("fenced within {:?}", asked.elapsed());
+    let took: Vec<u64> =
+        job.steps.iter().map(|step| step.ended_ms.unwrap_or_default().saturating_sub(step.began_ms)).collect();
+    println!("fenced within {:?}, its steps took {took:?} ms", asked.elapsed());
     assert_eq!(job.metadata.get("proof").map(String::as_str), Some("no-process"), "{job:#?}");
     assert!(node.processes().is_empty() && orphans.last().unwrap() < Instant::now());
     eventually("they have ended", BOUND, || orphans.are_over());
@@ -359,32 +362,41 @@ fn a_fence_waits_for_no_job() {
     assert_eq!(std::fs::read_to_string(&auto_conf).unwrap(), before);
 }
 
-/// An agent that a test starts by itself.
+/// An agent that a test starts by itself, beside the shared primary, which it leaves alone.
 struct Own {
     process: Process,
+    directory: PathBuf,
     socket: PathBuf,
 }
 
 impl Own {
-    /// Beside a node, with its agent.toml changed; its socket is where everybody comes.
-    fn start(cluster: &Cluster, change: impl Fn(String) -> String) -> Self {
-        let node = cluster.primary();
-        let socket = node.directory().join("agent.sock");
-        let toml = configuration(node, "main", &Default::default());
-        let unix = toml.lines().find(|line| line.starts_with("unix = ")).unwrap().to_owned();
-        let toml = toml.replace(&unix, &format!("unix = \"{}\"", socket.display()));
-        let state = node.directory().join("agent");
-        std::fs::create_dir_all(&state).unwrap();
-        node.binaries().own(&state).unwrap();
-        node.binaries().own(node.directory()).unwrap();
-        let password = node.directory().join("replication-password");
+    /// In a directory of its own where everybody comes, with its agent.toml changed.
+    #[track_caller]
+    fn start(change: impl Fn(String) -> String) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let directory = shared().directory().join(format!("own-agent-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        Self::start_in(directory, change)
+    }
+
+    #[track_caller]
+    fn start_in(directory: PathBuf, change: impl Fn(String) -> String) -> Self {
+        let (cluster, node) = (shared(), shared().primary());
+        std::fs::create_dir_all(&directory).unwrap();
+        node.binaries().own(&directory).unwrap();
+        let socket = directory.join("agent.sock");
+        let password = directory.join("password");
         std::fs::write(&password, "secret").unwrap();
-        let config = node.directory().join("own.toml");
-        std::fs::write(&config, change(toml)).unwrap();
+        let mut toml = configuration(node, "main", "");
+        for (key, path) in
+            [("unix", &socket), ("state_directory", &directory.join("state")), ("password_file", &password)]
+        {
+            toml = with(&toml, key, &path.display().to_string());
+        }
+        std::fs::write(directory.join("agent.toml"), change(toml)).unwrap();
         let program = enterable(binary(), cluster.directory(), node.binaries()).unwrap();
         let mut command = node.binaries().owned(&program);
-        command.arg("agent").arg("-c").arg(&config).current_dir(cluster.directory());
-        Self { process: Process::spawn(command, &node.directory().join("own.log")).unwrap(), socket }
+        command.arg("agent").arg("-c").arg(directory.join("agent.toml")).current_dir(cluster.directory());
+        Self { process: Process::spawn(command, &directory.join("log")).unwrap(), directory, socket }
     }
 
     fn log(&self) -> String {
@@ -406,10 +418,15 @@ impl Own {
     }
 }
 
+/// An agent.toml with another value for a key that it has.
+fn with(toml: &str, key: &str, value: &str) -> String {
+    let line = toml.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+    toml.replace(line, &format!("{key} = \"{value}\""))
+}
+
 #[test]
 fn bad_requests_are_refused_with_their_reason_and_the_agent_goes_on() {
-    let cluster = builder().prefix("howdah-agent").start().unwrap();
-    let own = Own::start(&cluster, |toml| toml).ready();
+    let own = Own::start(|toml| toml).ready();
     let ask = |method, path: &str, body: &str| http(&own.socket, method, path, body);
     let code = |body: &str| serde_json::from_str::<Failure>(body).unwrap_or_else(|_| panic!("{body}")).code;
     let order = |change: fn(&mut Order)| {
@@ -446,10 +463,10 @@ fn bad_requests_are_refused_with_their_reason_and_the_agent_goes_on() {
     assert_eq!(ask("POST", "/v1/jobs", &order(|_| ())).0, 202, "{}", own.log());
 
     // SIGTERM: the agent ends, PostgreSQL stays
-    let postmaster = cluster.primary().postmaster_pid();
+    let postmaster = shared().primary().postmaster_pid();
     own.process.signal(Signal::TERM).unwrap();
     assert!(own.process.wait(BOUND).expect("it ends").success(), "{}", own.log());
-    assert_eq!(cluster.primary().postmaster_pid(), postmaster);
+    assert_eq!(shared().primary().postmaster_pid(), postmaster);
     assert!(!own.socket.exists());
 }
 
@@ -464,13 +481,11 @@ fn as_user(socket: &Path, uid: u32, gid: u32) -> u16 {
 
 #[test]
 fn only_the_agents_user_root_and_members_of_its_group_may_ask() {
-    let cluster = builder().prefix("howdah-agent").start().unwrap();
-    let node = cluster.primary();
-    let Some((uid, gid)) = node.binaries().run_as() else {
+    let Some((uid, gid)) = shared().primary().binaries().run_as() else {
         eprintln!("not root: nobody else can be played");
         return;
     };
-    let own = Own::start(&cluster, |toml| toml.replace("[listen]", &format!("[listen]\ngroup = \"{gid}\""))).ready();
+    let own = Own::start(|toml| toml.replace("[listen]", &format!("[listen]\ngroup = \"{gid}\""))).ready();
     assert_eq!(std::fs::metadata(&own.socket).unwrap().permissions().mode() & 0o777, 0o660);
     let stranger = uid + 1_000;
     assert_eq!(as_user(&own.socket, stranger, stranger), 0, "the socket's mode keeps strangers out");
@@ -485,7 +500,6 @@ fn only_the_agents_user_root_and_members_of_its_group_may_ask() {
 
 #[test]
 fn over_tcp_both_sides_show_certificates_and_only_names_of_the_list_are_let_in() {
-    let cluster = builder().prefix("howdah-agent").start().unwrap();
     let port = free_port().unwrap();
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     ours.sign("agent", "127.0.0.1");
@@ -501,7 +515,7 @@ fn over_tcp_both_sides_show_certificates_and_only_names_of_the_list_are_let_in()
         file("agent.key"),
         file("ca.crt")
     );
-    let own = Own::start(&cluster, |toml| toml.replace("[listen]", &listen)).ready();
+    let own = Own::start(|toml| toml.replace("[listen]", &listen)).ready();
     let ask = |config: rustls::ClientConfig| -> std::io::Result<u16> {
         let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
         let session = rustls::ClientConnection::new(config.into(), name).map_err(std::io::Error::other)?;
@@ -528,25 +542,21 @@ fn over_tcp_both_sides_show_certificates_and_only_names_of_the_list_are_let_in()
 
 #[test]
 fn an_agent_refuses_to_begin_where_it_could_not_do_its_work() {
-    let cluster = builder().prefix("howdah-agent").start().unwrap();
-    let line = |toml: &str, key: &str| toml.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
-    let with = |key: &'static str, value: &'static str| {
-        Own::start(&cluster, |toml| toml.replace(&line(&toml, key), &format!("{key} = \"{value}\"")))
-    };
-    with("data_directory", "/proc/1").refuses("run the agent as");
-    with("data_directory", "/nowhere").refuses("data_directory \"/nowhere\"");
-    with("state_directory", "/proc/howdah").refuses("state_directory \"/proc/howdah\"");
-    with("bin_directory", "/bin").refuses("no programs of PostgreSQL");
-    with("service", "no-such-unit").refuses("no-such-unit");
-    let one = Own::start(&cluster, |toml| toml).ready();
-    Own::start(&cluster, |toml| toml).refuses("another agent holds this lock");
+    let wrong = |key: &'static str, value: &'static str| Own::start(|toml| with(&toml, key, value));
+    wrong("data_directory", "/proc/1").refuses("run the agent as");
+    wrong("data_directory", "/nowhere").refuses("data_directory \"/nowhere\"");
+    wrong("state_directory", "/proc/howdah").refuses("state_directory \"/proc/howdah\"");
+    wrong("bin_directory", "/bin").refuses("no programs of PostgreSQL");
+    wrong("service", "no-such-unit").refuses("no-such-unit");
+    let one = Own::start(|toml| toml).ready();
+    Own::start(|toml| with(&toml, "state_directory", &one.directory.join("state").display().to_string()))
+        .refuses("another agent holds this lock");
     assert_eq!(http(&one.socket, "GET", "/v1/status", "").0, 200, "the first goes on");
 
     // root is not PostgreSQL's user
-    let node = cluster.primary();
-    if node.binaries().run_as().is_some() {
+    if shared().primary().binaries().run_as().is_some() {
         let output =
-            Command::new(binary()).args(["agent", "-c"]).arg(node.directory().join("own.toml")).output().unwrap();
+            Command::new(binary()).args(["agent", "-c"]).arg(one.directory.join("agent.toml")).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("run the agent as"), "{said}");
     }

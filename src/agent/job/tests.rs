@@ -279,7 +279,9 @@ fn a_job_has_its_steps_their_words_and_what_it_found() {
         assert!(job.ended_ms >= Some(job.began_ms) && job.steps.iter().all(|step| step.ended_ms.is_some()));
         assert_eq!(job.metadata["third"], "found");
         // the same order again: the same job, and nothing is done
-        let again = engine.take(order("j", 1, Directive::Checkpoint)).await.unwrap();
+        let mut again = order("j", 1, Directive::Checkpoint);
+        again.correlation = "another".into();
+        let again = engine.take(again).await.unwrap();
         assert_eq!(again, Taken::Known(Box::new(job)));
         assert_eq!(world.counted.lock()[&(0, "apply")], 1);
         assert_eq!(refused(engine.take(order("j", 2, Directive::Checkpoint)).await), Code::Malformed);
@@ -406,7 +408,7 @@ fn an_order_that_cannot_be_journalled_is_refused() {
     runtime().block_on(async {
         let engine = live(state.path(), &world);
         std::fs::create_dir(state.path().join("jobs/j.json.howdah-tmp")).unwrap();
-        assert_eq!(refused(engine.take(order("j", 1, Directive::Checkpoint)).await), Code::Internal);
+        assert_eq!(refused(engine.take(order("j", 1, Directive::Checkpoint)).await), Code::Program);
         assert!(engine.jobs().is_empty() && world.counted.lock().is_empty());
         engine.take(order("k", 1, Directive::Checkpoint)).await.unwrap();
     });
