@@ -4,6 +4,8 @@
 
 #[path = "agent_jobs/bench.rs"]
 mod bench;
+#[path = "agent_jobs/matrix.rs"]
+mod matrix;
 
 use std::time::Instant;
 

@@ -75,8 +75,17 @@ impl Bench {
     }
 
     pub fn config(&self, name: &str) -> AgentConfig {
+        let mut config = agent_config(&self.config_text(name), self.node(name).password());
+        if let Some(change) = self.overrides.lock().unwrap().get(name) {
+            change(&mut config);
+        }
+        config
+    }
+
+    /// Its agent.toml.
+    pub fn config_text(&self, name: &str) -> String {
         let node = self.node(name);
-        let text = format!(
+        format!(
             "cluster = 'main'\nnode = '{name}'\ndata_directory = '{}'\nstate_directory = '{}'\nbin_directory = '{}'\n\
              service = 'none'\n[listen]\n[superuser]\nuser = '{user}'\n[replication]\nuser = '{user}'\n\
              [backups]\nmin_free = '16MB'\n[jobs]\nstep_timeout = '60s'\n",
@@ -84,13 +93,7 @@ impl Bench {
             state(node).display(),
             node.binaries().directory().display(),
             user = node.superuser(),
-        );
-        let mut config: AgentConfig = toml::from_str(&text).unwrap();
-        config.replication.password = Some(Secret::new(node.password().to_owned()));
-        if let Some(change) = self.overrides.lock().unwrap().get(name) {
-            change(&mut config);
-        }
-        config
+        )
     }
 
     /// A primary as `follower` is told to follow it, with its slot.
@@ -102,8 +105,10 @@ impl Bench {
              WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')"
         ))
         .unwrap();
-        let timeline = node.sql("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)").unwrap();
-        let timeline = Timeline(u32::from_str_radix(timeline.cell().unwrap(), 16).unwrap());
+        // of a standby what it has restarted from is good enough
+        let ask = "SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+                   ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END";
+        let timeline = Timeline(node.sql(ask).unwrap().cell().unwrap().parse().unwrap());
         Upstream {
             node: name.to_owned(),
             host: node.host().to_owned(),
@@ -115,15 +120,7 @@ impl Bench {
 
     pub fn work(&self, node: &str, directive: Directive) -> (Work, Arc<Memory>) {
         let notes = Arc::new(Memory::default());
-        let order = Order {
-            id: format!("test-{}", directive.name()),
-            cluster: "main".into(),
-            node: node.into(),
-            epoch: Epoch(7),
-            coordinator: "test".into(),
-            correlation: String::new(),
-            directive,
-        };
+        let order = order(node, &format!("test-{}", directive.name()), directive);
         (Work { config: Arc::new(self.config(node)), order, notes: notes.clone() }, notes)
     }
 
@@ -162,4 +159,23 @@ impl Bench {
 
 fn state(node: &Node) -> PathBuf {
     node.directory().join("agent")
+}
+
+/// As the agent has it when it has read its files.
+pub fn agent_config(text: &str, password: &str) -> AgentConfig {
+    let mut config: AgentConfig = toml::from_str(text).unwrap();
+    config.replication.password = Some(Secret::new(password.to_owned()));
+    config
+}
+
+pub fn order(node: &str, id: &str, directive: Directive) -> Order {
+    Order {
+        id: id.to_owned(),
+        cluster: "main".into(),
+        node: node.to_owned(),
+        epoch: Epoch(7),
+        coordinator: "test".into(),
+        correlation: String::new(),
+        directive,
+    }
 }
