@@ -199,9 +199,7 @@ impl Decider {
         };
         *vouched |= vouch.is_some();
         *allow_data_loss |= loss;
-        if node.is_some() {
-            *to = node;
-        }
+        *to = node; // the latest word counts
         let accepted =
             Accepted { id: id.clone(), text: "the failover that is under way takes it into account".to_owned() };
         self.op.allow_data_loss |= loss;

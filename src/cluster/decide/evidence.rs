@@ -51,8 +51,8 @@ impl Decider {
         if known.died {
             return Condition::Dead { cause: "its postmaster has died".to_owned(), restartable: true };
         }
-        if !self.is_trusted(node) {
-            return Condition::Fine;
+        if !self.is_trusted(node) && (postgres.in_recovery != Some(false) || postgres.processes == 0) {
+            return Condition::Fine; // a word from before it became the primary
         }
         if postgres.postmaster.is_none() || postgres.processes == 0 {
             let by_hand = postgres.control.as_ref().is_some_and(|control| control.state == "shut down");

@@ -64,6 +64,12 @@ impl Decider {
 
     pub(super) fn restarting(&mut self) {
         let Some(Intent::RestartInPlace { id, node, cause }) = self.record.intent.clone() else { return self.adrift() };
+        if self.is_overtaken(&node, None) {
+            return self.forget("nodes follow another primary");
+        }
+        if self.op.as_standby {
+            return self.promote_where_it_is(&node, cause);
+        }
         let tries = self.op.trials.get(&(node.clone(), "restart")).map_or(0, |trial| trial.count);
         let order = if tries == 0 { id } else { format!("{id}.{tries}") };
         let failure = match self.progress(&node, &order) {
@@ -87,15 +93,9 @@ impl Decider {
             Progress::Failed(failure) => Some(failure.to_string()),
         };
         let Some(why) = failure else { return };
-        let in_recovery = self.word(&node).is_some_and(|status| status.postgres.in_recovery == Some(true));
-        if in_recovery && matches!(self.progress(&node, &order), Progress::Failed(_)) {
-            // Whatever started it started it as a standby: it has its own log, and nobody else was allowed to write.
-            let epoch = self.next_epoch();
-            let id = self.operation_id("promote", &node, epoch);
-            self.record.intent =
-                Some(Intent::Promote { id, from: node.clone(), to: node, epoch, planned: false, cause });
-            self.store(Stage::Promoting);
-            return;
+        if matches!(self.progress(&node, &order), Progress::Failed(Failure { code: Code::WrongRole, .. })) {
+            self.op.as_standby = true;
+            return self.promote_where_it_is(&node, cause);
         }
         let text = format!("\"{node}\" could not be started again where it was: {why}");
         let may_fail_over = self.settings.mode == Mode::Automatic && !self.record.paused;
@@ -113,10 +113,41 @@ impl Decider {
         }
     }
 
+    /// Something has made the primary a standby, of its own log, and nobody else was allowed to write: it is promoted.
+    fn promote_where_it_is(&mut self, node: &NodeName, cause: String) {
+        if self.word(node).is_some_and(|status| status.postgres.in_recovery == Some(true)) {
+            let epoch = self.next_epoch();
+            let id = self.operation_id("promote", node, epoch);
+            let (from, to) = (node.clone(), node.clone());
+            self.record.intent = Some(Intent::Promote { id, from, to, epoch, planned: false, cause });
+            self.store(Stage::Promoting);
+            return;
+        }
+        self.block(Reason::NoPrimary, format!("\"{node}\" is started as a standby, to be promoted"));
+        self.pursue(node, "start", self.record.epoch, Directive::Restart { primary: false });
+    }
+
+    /// What the store says is under way is an old story: since then somebody has been promoted. Only asked about what this life
+    /// has not begun.
+    pub(super) fn is_overtaken(&self, from: &NodeName, to: Option<&NodeName>) -> bool {
+        let expected = |node: &NodeName| node == from || Some(node) == to;
+        !self.op.own
+            && self.nodes.values().any(|known| {
+                let name = &known.member.name;
+                let promoted = !expected(name)
+                    && known.is_writable(self.now)
+                    && known.word(self.now).is_some_and(|status| status.epoch > self.record.epoch);
+                promoted || self.followed_by(name).is_some_and(|upstream| !expected(&upstream))
+            })
+    }
+
     // --- gate (a)
 
     pub(super) fn fencing(&mut self) {
         let Some(Intent::Failover { from, vouched, .. }) = self.record.intent.clone() else { return self.adrift() };
+        if self.is_overtaken(&from, None) {
+            return self.forget("nodes follow another primary");
+        }
         self.appoint(None, false);
         let epoch = self.next_epoch();
         let proof = if self.op.loser {
@@ -317,6 +348,12 @@ impl Decider {
                 named: named.is_some(),
             };
             match judge(&standing, &expected) {
+                Ok(lsn) if named.is_some() && !allow_data_loss && Some(lsn) < reported => {
+                    let text = format!(
+                        "\"{name}\" is at {lsn}, another standby has more: it is promoted only with --allow-data-loss"
+                    );
+                    refusals.push(Refused { reason: Reason::Lagging, text });
+                }
                 Ok(lsn) => good.push((name.clone(), lsn)),
                 Err(refused) => refusals.push(refused),
             }
@@ -357,6 +394,9 @@ impl Decider {
         let Some(Intent::Promote { from, to, epoch, planned, cause, .. }) = self.record.intent.clone() else {
             return self.adrift();
         };
+        if self.is_overtaken(&from, Some(&to)) {
+            return self.forget("nodes follow another primary");
+        }
         if planned && self.op.own {
             self.appoint(self.record.primary.clone(), true);
         } else {
@@ -393,7 +433,10 @@ impl Decider {
     fn promoted(&mut self, from: &NodeName, to: &NodeName, epoch: Epoch, planned: bool, cause: String, job: &Job) {
         let lsn = job.metadata.get("lsn").and_then(|text| text.parse::<Lsn>().ok());
         let timeline = job.metadata.get("timeline").and_then(|text| text.parse().ok()).map(Timeline);
-        let forked = self.history.take().zip(self.record.timeline).zip(lsn);
+        // Where it left the old timeline; what it has written since may be in the job's word for it.
+        let had = self.op.reports.get(to).map(|report| report.lsn).or(self.op.end_lsn.filter(|_| planned));
+        let left = lsn.map(|lsn| had.map_or(lsn, |had| had.min(lsn)));
+        let forked = self.history.take().zip(self.record.timeline).zip(left);
         self.history = timeline.and_then(|timeline| {
             let ((mut history, old), lsn) = forked?;
             history.forks.push((old, lsn));

@@ -39,6 +39,8 @@ pub(super) struct Operation {
     pub(super) origin: Option<NodeName>,
     /// `from` was told to become the primary and said that it has undone it: a freeze proves as much as a fence.
     pub(super) loser: bool,
+    /// A restart was refused because its directory is a standby's.
+    pub(super) as_standby: bool,
     /// The epochs in which a node's promotion failed, in a row of failovers.
     pub(super) lost: BTreeMap<NodeName, BTreeSet<Epoch>>,
     /// A switchover that failed after the old primary's stop: back to it.

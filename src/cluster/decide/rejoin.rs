@@ -25,7 +25,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const FOLLOWS: u32 = 3;
 const SILENT_FOLLOWS: u32 = 2;
 const REWINDS: u32 = 2;
-const REBUILDS: u32 = 1;
+const REBUILDS: u32 = 2;
 /// Rebuilds that could not reach the primary, or were cut off.
 const CUT_OFF: u32 = 5;
 
@@ -182,7 +182,7 @@ impl Decider {
         if self.pending.is_some() {
             return false;
         }
-        if postgres.in_recovery == Some(false) {
+        if self.may_write(node) {
             self.second_writable(primary, node);
             return false;
         }

@@ -80,11 +80,23 @@ impl Decider {
             self.adopt_what_is_down(&heard);
             return;
         }
-        // The one in use stays in use; between two that nobody follows the later timeline is somebody's will.
+        // A primary that starts, or hangs: it may accept writes the next moment.
+        let unclear = heard.iter().find(|name| !is_writable(name) && self.may_write(name));
+        if let Some(unclear) = unclear.filter(|_| in_use.is_empty()) {
+            self.block(Reason::NoPrimary, format!("\"{unclear}\" runs as a primary and does not answer"));
+            return;
+        }
+        // The one in use stays in use. Of several that nobody follows: a promotion that was ordered has raised the epoch, so under
+        // the same one the later timeline was begun by hand; where no epoch ever was, the later one is somebody's will.
         if !in_use.is_empty() {
             writable.retain(|name| in_use.contains(name));
         }
-        let rank = |name: &NodeName| self.word(name).map(|status| (status.epoch, status.postgres.timeline));
+        let managed = self.highest_epoch() > Epoch(0);
+        let rank = |name: &NodeName| {
+            let status = self.word(name)?;
+            let timeline = i64::from(status.postgres.timeline.map_or(0, |timeline| timeline.0));
+            Some((status.epoch, if managed { timeline.saturating_neg() } else { timeline }))
+        };
         let best = writable.iter().map(rank).max().flatten();
         writable.retain(|name| rank(name) == best);
         let [primary] = writable.as_slice() else {
@@ -107,8 +119,17 @@ impl Decider {
         }
     }
 
+    /// It accepts writes, or runs without a latch: it may the next moment.
+    pub(super) fn may_write(&self, node: &NodeName) -> bool {
+        self.word(node).is_some_and(|status| {
+            let postgres = &status.postgres;
+            let unclear = postgres.in_recovery.is_none() && postgres.processes > 0 && !postgres.latched;
+            postgres.in_recovery == Some(false) || unclear
+        })
+    }
+
     /// The node that this one streams from, by its own word.
-    fn followed_by(&self, node: &NodeName) -> Option<NodeName> {
+    pub(super) fn followed_by(&self, node: &NodeName) -> Option<NodeName> {
         let from = self.word(node)?.postgres.streaming_from.as_ref()?;
         let mut members = self.settings.nodes.iter();
         members.find(|member| *from == format!("{}:{}", member.host, member.port)).map(|member| member.name.clone())
@@ -130,6 +151,7 @@ impl Decider {
         self.record.timeline = timeline;
         self.history = (timeline == Some(history.timeline)).then_some(history);
         self.position = None;
+        self.found = true;
         true
     }
 
@@ -233,7 +255,9 @@ impl Decider {
                 self.op.again();
                 self.store(Stage::Fencing);
             }
-            Stage::Steady | Stage::Suspecting => {
+            Stage::Steady
+                if !elsewhere && self.record.primary.as_ref().is_some_and(|primary| self.is_well(primary)) =>
+            {
                 self.tell(None, true, why);
                 self.record.epoch = Epoch(highest.0.saturating_add(1));
                 self.store(self.stage);

@@ -31,9 +31,19 @@ impl Decider {
         if condition == Condition::Fine {
             self.op.failing_since = None;
             self.go(Stage::Steady);
-            self.appoint(Some(primary.clone()), false);
             if self.note_timeline(&primary) {
                 return;
+            }
+            let second =
+                self.others(&primary).into_iter().find(|node| self.may_write(node) && self.is_aside(node).is_none());
+            match second.filter(|_| self.found) {
+                None => {
+                    self.found = false;
+                    self.appoint(Some(primary.clone()), false);
+                }
+                Some(second) => {
+                    self.block(Reason::NoProof, format!("\"{second}\" accepts writes too: it is fenced first"))
+                }
             }
             if self.record.paused {
                 self.block(Reason::Paused, "paused: no failover, no repairs");

@@ -191,6 +191,9 @@ impl Decider {
 
     pub(super) fn stopping(&mut self) {
         let Some((from, _)) = self.pair() else { return self.adrift() };
+        if self.is_overtaken(&from, None) {
+            return self.forget("nodes follow another primary");
+        }
         if self.op.own {
             self.appoint(Some(from.clone()), true);
         } else {
@@ -230,6 +233,11 @@ impl Decider {
 
     pub(super) fn catching_up(&mut self) {
         let Some((from, to)) = self.pair() else { return self.adrift() };
+        if self.is_overtaken(&from, None)
+            || (!self.op.own && self.word(&from).is_some_and(|it| it.postgres.in_recovery == Some(true)))
+        {
+            return self.forget("the old primary was started again since it was stopped");
+        }
         let Some(end) = self.op.end_lsn else {
             return self
                 .under_a_new_epoch(&from, "the switchover is undone: nobody knows where the old primary's log ends");

@@ -39,7 +39,8 @@ fn what_cannot_be_reached_does_not_count() {
 
 #[test]
 fn the_ladder_ends_in_quarantine_until_somebody_attaches() {
-    let mut world = diverged(&[("rewind", Code::RewindImpossible), ("rebuild", Code::DiskFull)]);
+    let mut world =
+        diverged(&[("rewind", Code::RewindImpossible), ("rebuild", Code::DiskFull), ("rebuild", Code::DiskFull)]);
     let aside = world.decider.record().aside.get("a").cloned();
     assert_eq!(aside, Some(Aside::Quarantined { why: "rebuild: DiskFull".into() }));
     let (orders, explanation) = (world.count("re"), world.decider.explain());
