@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use howdah::cluster::decide::diagram;
 use howdah::config::{load, parse, render_docs, render_reference};
 
 fn in_tree(path: &str) -> PathBuf {
@@ -20,7 +21,10 @@ fn is_current(path: &str, rendered: &str) {
     }
     let written = std::fs::read_to_string(&file).unwrap_or_default();
     let differs = written.lines().zip(rendered.lines()).position(|(a, b)| a != b);
-    assert!(written == rendered, "{path} differs from src/config (first in line {differs:?}, from 0): run make docs");
+    assert!(
+        written == rendered,
+        "{path} differs from what the code says (first in line {differs:?}, from 0): run make docs"
+    );
 }
 
 #[test]
@@ -31,6 +35,15 @@ fn the_reference_file_is_what_the_structs_say() {
 #[test]
 fn the_documentation_is_what_the_structs_say() {
     is_current("docs/configuration.md", &render_docs());
+}
+
+#[test]
+fn the_state_diagram_in_the_architecture_is_the_one_of_the_code() {
+    let text = std::fs::read_to_string(in_tree("ARCHITECTURE.md")).expect("it is there");
+    let (begin, end) = ("<!-- printed by cluster/decide/diagram.rs -->\n", "<!-- end -->");
+    let (before, rest) = text.split_once(begin).expect("the diagram's beginning is marked");
+    let (_, after) = rest.split_once(end).expect("the diagram's end is marked");
+    is_current("ARCHITECTURE.md", &format!("{before}{begin}{}{end}{after}", diagram()));
 }
 
 #[test]

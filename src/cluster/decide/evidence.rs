@@ -92,13 +92,9 @@ impl Decider {
     /// Somebody who says that the primary lives, though its agent is not heard.
     pub(super) fn witness(&self, primary: &NodeName) -> Option<String> {
         if let Some(known) = self.nodes.get(primary) {
-            if let Some(status) = known.word(self.now).filter(|_| !known.died) {
-                if status.postgres.processes > 0 {
-                    return Some(format!(
-                        "its agent says that {} server processes of \"{primary}\" run",
-                        status.postgres.processes
-                    ));
-                }
+            let running = known.word(self.now).filter(|_| !known.died).map_or(0, |status| status.postgres.processes);
+            if running > 0 {
+                return Some(format!("its agent says that {running} server processes of \"{primary}\" run"));
             }
             if known.healthy().is_some() {
                 return Some(format!("the monitor reaches \"{primary}\""));

@@ -33,6 +33,8 @@ const PROMOTION: Duration = Duration::from_secs(90);
 const WITHDRAWN: Duration = Duration::from_secs(5);
 /// So many promotions of one node are tried in a row.
 const PROMOTIONS: usize = 2;
+/// So many when it has more than the others.
+const PROMOTIONS_MAX: usize = 5;
 
 impl Decider {
     pub(super) fn operation_id(&self, verb: &str, node: &NodeName, epoch: Epoch) -> String {
@@ -115,7 +117,12 @@ impl Decider {
 
     /// Something has made the primary a standby, of its own log, and nobody else was allowed to write: it is promoted.
     fn promote_where_it_is(&mut self, node: &NodeName, cause: String) {
-        if self.word(node).is_some_and(|status| status.postgres.in_recovery == Some(true)) {
+        let postgres = self.word(node).map(|status| &status.postgres);
+        let timeline = postgres.and_then(|postgres| postgres.timeline);
+        if postgres.is_some_and(|postgres| postgres.in_recovery == Some(true)) {
+            if timeline != self.record.timeline {
+                return self.forget("it follows another timeline than the primary's");
+            }
             let epoch = self.next_epoch();
             let id = self.operation_id("promote", node, epoch);
             let (from, to) = (node.clone(), node.clone());
@@ -131,6 +138,10 @@ impl Decider {
     /// has not begun.
     pub(super) fn is_overtaken(&self, from: &NodeName, to: Option<&NodeName>) -> bool {
         let expected = |node: &NodeName| node == from || Some(node) == to;
+        let timeline = self.word(from).and_then(|status| status.postgres.timeline);
+        if !self.op.own && self.record.timeline.is_some() && timeline > self.record.timeline {
+            return true;
+        }
         !self.op.own
             && self.nodes.values().any(|known| {
                 let name = &known.member.name;
@@ -228,6 +239,13 @@ impl Decider {
             if self.is_aside(&node).is_some() {
                 continue;
             }
+            if self.may_write(&node) && !self.op.reports.contains_key(&node) {
+                // Promoted or started by hand: not used, and not left alone.
+                self.pursue(&node, "fence", epoch, Directive::Fence);
+                let failure = Failure::new(Code::WrongRole, "it accepts writes");
+                answers.push((node, Progress::Failed(failure)));
+                continue;
+            }
             let progress = self.pursue(&node, "freeze", epoch, Directive::Freeze);
             if let Progress::Done(job) = &progress {
                 self.note_report(&node, job);
@@ -258,6 +276,11 @@ impl Decider {
         }
         let waited = self.now.saturating_sub(proof_at);
         let answers = self.freeze_others(&from);
+        let second = self.others(&from).into_iter().find(|node| self.may_write(node) && self.is_aside(node).is_none());
+        if let Some(second) = second {
+            self.block(Reason::NoProof, format!("\"{second}\" accepts writes too: it is fenced first"));
+            return;
+        }
         let best_answer = self.op.reports.values().map(|report| (report.timeline, report.lsn)).max();
         let mut absent: Vec<(NodeName, String)> = Vec::new();
         let mut wait = false;
@@ -334,8 +357,11 @@ impl Decider {
             if report.is_none() {
                 why.get_or_insert_with(|| "was not frozen".to_owned());
             }
-            if self.op.lost.get(name).is_some_and(|epochs| epochs.len() >= PROMOTIONS) {
-                why = Some("was told to become the primary and failed, twice".to_owned());
+            let tries = self.op.lost.get(name).map_or(0, std::collections::BTreeSet::len);
+            let others = self.op.reports.iter().filter(|(node, _)| !self.op.lost.contains_key(*node));
+            let as_good = others.map(|(_, report)| report.lsn).max() >= report.map(|report| report.lsn);
+            if tries >= PROMOTIONS && (as_good || tries >= PROMOTIONS_MAX) {
+                why = Some("was told to become the primary and failed, too often".to_owned());
             }
             let system =
                 self.nodes.get(name).and_then(|known| known.status.as_ref()).and_then(|s| s.postgres.system_identifier);

@@ -4,3 +4,4 @@ mod failover;
 mod fixture;
 mod rejoin;
 mod switchover;
+mod total;
