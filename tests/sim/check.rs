@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use howdah::cluster::decide::{Intent, Record};
-use howdah::directive::{Directive, Order};
+use howdah::directive::{Directive, Job, Order};
 use howdah::topology::{Appointment, Epoch};
 
 use super::postgres::{Server, lsn};
 use super::shell;
-use super::world::{SECOND, World};
+use super::world::{Node, SECOND, World};
 use crate::say;
 
 /// What has happened, as far as invariants ask.
@@ -33,6 +33,8 @@ pub struct Ledger {
     acknowledging: Option<(Epoch, usize)>,
     acknowledged: Vec<(usize, u64, Epoch)>,
     planned: BTreeMap<Epoch, bool>,
+    /// Who could be asked when the choice for an epoch was made, and how far each was.
+    rivals: BTreeMap<Epoch, Vec<(usize, usize, u64)>>,
     /// Somebody has accepted a loss.
     pub allowed_loss: bool,
     pub lost: u64,
@@ -119,7 +121,7 @@ pub fn restarted(w: &mut World, n: usize, epoch: Epoch) {
     let (_, owner) = w.ledger.owner();
     if owner != n {
         fenced(w, n, owner);
-        most_advanced(w, n, owner);
+        most_advanced(w, n, owner, epoch);
         account(w, n);
     }
     owns(w, n, epoch);
@@ -149,7 +151,7 @@ pub fn promoted(w: &mut World, n: usize, epoch: Epoch) {
     w.count("promotions");
     if old != n {
         fenced(w, n, old);
-        most_advanced(w, n, old);
+        most_advanced(w, n, old, epoch);
         let planned = w.ledger.planned.get(&epoch).copied().unwrap_or(false);
         let (from, to) = (&w.nodes[old].postgres, &w.nodes[n].postgres);
         let (log, to_end, from_end) = ((to.branch, to.end), lsn(to.end), lsn(from.end));
@@ -181,7 +183,7 @@ fn account(w: &mut World, n: usize) {
 }
 
 /// No other standby that could be asked has more of the old primary's log.
-fn most_advanced(w: &mut World, n: usize, old: usize) {
+fn most_advanced(w: &mut World, n: usize, old: usize, epoch: Epoch) {
     let whole = (w.nodes[old].postgres.branch, w.nodes[old].postgres.end);
     let mine = &w.nodes[n].postgres;
     // who was made the primary and has never served anybody: what it has is not what is to be kept
@@ -193,30 +195,39 @@ fn most_advanced(w: &mut World, n: usize, old: usize) {
         let what = format!("I4 {} is promoted, and its log is not a part of {}'s", name(w, n), name(w, old));
         return w.violated(what);
     }
-    for other in 0..w.nodes.len() {
-        let node = &w.nodes[other];
-        let pg = &node.postgres;
-        let long = |since: u64| since + 6 * SECOND <= w.now;
-        let asked = node.reachable_since.is_some_and(long) && pg.server == Server::Standby && long(pg.opened_at);
-        let excused = node.agent.current.is_some()
-            || pg.stopped
-            || pg.stuck
-            || node.agent.done.last().is_some_and(|job| job.failure.is_some())
-            || w.daemon.stored.as_ref().is_some_and(|record| record.aside.contains_key(node.name));
-        if other == n || other == old || !asked || excused {
-            continue;
-        }
-        if pg.end > mine.end && w.logs.contains(whole, (pg.branch, pg.end)) {
+    let (end, rivals) = (mine.end, w.ledger.rivals.get(&epoch).cloned().unwrap_or_else(|| rivals(w)));
+    for (other, branch, theirs) in rivals {
+        if other != n && other != old && theirs > end && w.logs.contains(whole, (branch, theirs)) {
             let what = format!(
-                "I4 {} is promoted with the log up to {}, and {} has it up to {}",
+                "I4 {} is promoted with the log up to {}, and {} had it up to {}",
                 name(w, n),
-                lsn(mine.end),
-                node.name,
-                lsn(pg.end)
+                lsn(end),
+                name(w, other),
+                lsn(theirs)
             );
             return w.violated(what);
         }
     }
+}
+
+/// The standbys that can be asked now, and how far each is.
+fn rivals(w: &World) -> Vec<(usize, usize, u64)> {
+    let long = |since: u64| since + 6 * SECOND <= w.now;
+    let told = |job: &Job| matches!(job.order.directive, Directive::Promote { .. });
+    let could = |node: &&(usize, &Node)| {
+        let (pg, agent) = (&node.1.postgres, &node.1.agent);
+        let asked = node.1.reachable_since.is_some_and(long) && pg.server == Server::Standby && long(pg.opened_at);
+        // busy, or with a job that has failed: it has said no
+        let excused = agent.current.is_some()
+            || pg.stopped
+            || pg.stuck
+            || agent.done.last().is_some_and(|job| job.failure.is_some())
+            || agent.done.iter().any(|job| told(job) && job.failure.is_some())
+            || w.daemon.stored.as_ref().is_some_and(|record| record.aside.contains_key(node.1.name));
+        asked && !excused
+    };
+    let nodes: Vec<(usize, &Node)> = w.nodes.iter().enumerate().collect();
+    nodes.iter().filter(could).map(|(index, node)| (*index, node.postgres.branch, node.postgres.end)).collect()
 }
 
 /// A data directory is about to become a copy of another.
@@ -260,6 +271,9 @@ pub fn appoints(w: &mut World, appointment: &Appointment) {
                 let what = format!("I2 {} is appointed for epoch {epoch} and was never promoted", name(w, n));
                 w.violated(what);
             }
+            if owner != n {
+                account(w, n);
+            }
             w.ledger.owners.insert(epoch, n);
             w.ledger.by_hand[n] = false;
         }
@@ -276,6 +290,8 @@ pub fn stores(w: &mut World, record: &Record) {
     }
     if let Some(Intent::Promote { epoch, planned, .. }) = &record.intent {
         w.ledger.planned.insert(*epoch, *planned);
+        let found = rivals(w);
+        w.ledger.rivals.insert(*epoch, found);
     }
 }
 
@@ -318,7 +334,7 @@ pub fn watch(w: &mut World) {
         let explained = shell::explain(w);
         if explained.as_ref().is_some_and(|it| it.blocked.is_empty() && it.operation.is_none() && !it.paused) {
             let since = *w.ledger.unexplained_since.get_or_insert(w.now);
-            if w.now - since > 2 * SECOND {
+            if w.now - since > 4 * SECOND {
                 w.violated(format!("I12 there is no primary, and nobody says why: {explained:?}"));
             }
         } else {
