@@ -128,6 +128,8 @@ impl Collector {
 
     async fn collect(&self, memory: &mut Memory) -> AgentStatus {
         let promise = self.engine.promise();
+        // before PostgreSQL is looked at: who reads that a job has ended reads what is since then
+        let job = self.engine.present();
         let (postgres, mut warnings) = self.postgres(memory).await;
         let (data, state) = (&self.config.data_directory, &self.config.state_directory);
         let disk_free = match (directory::free_bytes(data).ok(), directory::free_bytes(state).ok()) {
@@ -146,7 +148,7 @@ impl Collector {
             coordinator: promise.coordinator,
             postgres,
             disk_free,
-            job: self.engine.present(),
+            job,
             warnings,
         }
     }
