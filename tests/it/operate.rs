@@ -57,6 +57,7 @@ fn the_primary_is_moved_from_the_command_line_and_the_books_are_right() {
     let explain = done(managed, &["explain"]);
     assert!(explain.contains("starts it again or fails over, by itself"), "{explain}");
 
+    let epoch = managed.epoch();
     let before = counted(managed, "howdah_switchovers_total", "outcome=\"done\"");
     let switchover = done(managed, &["switchover", "--to", &new]);
     assert!(switchover.contains("promote") && switchover.contains("  done after "), "steps are shown: {switchover}");
@@ -72,7 +73,8 @@ fn the_primary_is_moved_from_the_command_line_and_the_books_are_right() {
         (last["from"].clone(), last["to"].clone(), last["planned"].clone())
     };
     assert_eq!(change(managed), (old.as_str().into(), new.as_str().into(), true.into()));
-    managed.settled();
+    assert_eq!(managed.settled(), new);
+    assert_eq!(managed.epoch(), epoch + 1, "one switchover is one change: nothing follows it\n{}", managed.report());
     let managed = lent.as_mut().unwrap();
     managed.start_daemon();
     assert_eq!(change(managed), (old.as_str().into(), new.as_str().into(), true.into()), "after a restart, too");
