@@ -169,6 +169,10 @@ impl Session {
                 if self.handle.has_any() {
                     self.heed_signals(loan, server)?; // what came before may have brought it to a boundary
                 }
+                if self.leaves_batch_open(loan, server) {
+                    close_batch(server)?;
+                    continue;
+                }
                 self.inbox.park();
                 return Poll::Pending;
             }
@@ -187,6 +191,21 @@ impl Session {
             && !server.pipeline.has_open_batch()
             && !self.depends_on(loan)
             && loan.pool.wants_back()
+    }
+
+    /// Whether the client has prepared something without a Sync, and rests: the server need not stand by for what comes next.
+    fn leaves_batch_open(&self, loan: &Loan, server: &Server) -> bool {
+        server.pipeline.has_open_batch()
+            && server.pipeline.quiet()
+            && server.pipeline.status() == b'I'
+            && !server.pipeline.skipping()
+            && !loan.acts
+            && loan.used
+            && server.out.is_none()
+            && self.message_left == 0
+            && self.discard_left == 0
+            && !self.depends_on(loan)
+            && loan.ending.is_none()
     }
 
     /// Reads ahead while nothing may be passed on: a client that leaves must be seen leaving.
@@ -675,6 +694,17 @@ fn repair(loan: &mut Loan, server: &mut Server) -> Result<(), End> {
     server.prepared.next_batch();
     server.out = Some(repair);
     server.out_sent = 0;
+    Ok(())
+}
+
+/// Ends a batch in the place of its client, who is not told.
+fn close_batch(server: &mut Server) -> Result<(), End> {
+    let internal = |_| End::Fault(ClientError::Internal("an open batch cannot be ended"));
+    server.pipeline.push(Owed::Sync(Reply::Swallow)).map_err(internal)?;
+    server.prepared.next_batch();
+    let mut sync = buffer::lend_growing();
+    sync.extend_from_slice(&messages::SYNC);
+    (server.out, server.out_sent) = (Some(sync), 0);
     Ok(())
 }
 

@@ -143,6 +143,9 @@ impl Writers {
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = (0..count).map(|which| {
             let mut client = inside.login(tenant);
+            client.query(&format!("SET application_name = 'writer {which}'"));
+            client.send(&[wire::parse("plus", "SELECT 1 + $1::int", &[]), wire::sync()].concat());
+            client.read_until_ready();
             let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
             thread::spawn(move || {
                 while !stop.load(Ordering::Acquire) {
@@ -151,6 +154,10 @@ impl Writers {
                     } else {
                         assert_eq!(client.query_short("BEGIN"), ["C:BEGIN", "Z:T"]);
                         assert_eq!(client.query_short("INSERT INTO t VALUES (1)"), ["C:INSERT 0 1", "Z:T"]);
+                        client
+                            .send(&[wire::bind("", "plus", &[Some("1")]), wire::execute("", 0), wire::sync()].concat());
+                        assert_eq!(wire::short(&client.read_until_ready()), ["2", "D", "C:SELECT 1", "Z:T"]);
+                        assert_eq!(client.value("SHOW application_name"), format!("writer {which}"));
                         assert_eq!(client.query_short("COMMIT"), ["C:COMMIT", "Z:I"]);
                     }
                     written.fetch_add(1, Ordering::AcqRel);
@@ -217,6 +224,10 @@ fn what_is_open_at_a_held_primary_is_counted_until_it_ends() {
     pipelined.send(&wire::query("SELECT pg_sleep(0.4)"));
     pipelined.expect_silence(Duration::from_millis(100));
     pipelined.send(&wire::query("SELECT 2"));
+    // what only has prepared something is not at work, although its batch stands open
+    let mut prepares = inside.login(&tenant);
+    prepares.send(&[wire::parse("s", "SELECT 5", &[]), wire::describe(b'S', "s"), wire::flush()].concat());
+    assert_eq!(wire::short(&prepares.read_until(b'T')), ["1", "t", "T"]);
     inside.publish(shared().nodes(), Some("a"), 1, Some(true));
     inside.until_open(Some(3));
     // what has begun goes on, and what is asked behind it may come along
@@ -240,6 +251,25 @@ fn what_is_open_at_a_held_primary_is_counted_until_it_ends() {
     inside.publish(shared().nodes(), Some("a"), 1, Some(false));
     assert_eq!(wire::short(&block.read_until_ready()), ["T", "D", "C:SELECT 1", "Z:I"]);
     assert_eq!(waiting.join().unwrap(), "1");
+    prepares.send(&[wire::bind("", "s", &[]), wire::execute("", 0), wire::sync()].concat());
+    assert_eq!(wire::short(&prepares.read_until_ready()), ["2", "D", "C:SELECT 1", "Z:I"]);
+}
+
+#[test]
+fn a_block_that_outlasts_a_hold_ends_where_it_began() {
+    let (inside, tenant) = alone("");
+    let mut block = inside.login(&tenant);
+    block.query("CREATE TABLE t (i int)");
+    block.query("BEGIN; INSERT INTO t VALUES (1)");
+    let mut waits = inside.login(&tenant);
+    inside.publish(shared().nodes(), Some("a"), 1, Some(true));
+    inside.until_open(Some(1));
+    waits.send(&wire::query("INSERT INTO t VALUES (2)"));
+    waits.expect_silence(Duration::from_millis(100));
+    inside.publish(shared().nodes(), Some("a"), 1, Some(false));
+    assert_eq!(wire::short(&waits.read_until_ready()), ["C:INSERT 0 1", "Z:I"]);
+    assert_eq!(block.query_short("COMMIT"), ["C:COMMIT", "Z:I"]);
+    assert_eq!(rows(shared().primary(), &tenant), 2);
 }
 
 #[test]
@@ -283,7 +313,7 @@ fn those_who_wait_go_on_at_the_next_primary_at_once_and_no_connection_of_before_
     readers.iter_mut().for_each(|reader| drop(reader.read_until_ready()));
     let standbys = backends(b, &tenant);
     assert!(!standbys.is_empty(), "reads go to the standby");
-    let writers = Writers::start(&inside, &tenant, 16);
+    let writers = Writers::start(&inside, &tenant, 64);
     writers.until_more();
 
     inside.publish(nodes, Some("a"), 1, Some(true));
