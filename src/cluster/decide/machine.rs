@@ -22,7 +22,7 @@ use super::{Accepted, Aside, Command, Event, Input, Intent, Mode, Output, Reason
 /// Commands that wait for a record to be stored; more are refused.
 const WAITING_MAX: usize = 64;
 /// No word of an agent's is on its way for longer.
-const STALE_WORDS: Duration = Duration::from_secs(3);
+const STALE_WORDS: Duration = Duration::from_millis(1500);
 /// Stages that one input can lead through.
 const STAGES_PER_STEP: usize = 8;
 
@@ -43,6 +43,8 @@ pub struct Decider {
     pub(super) errands: BTreeMap<NodeName, Errand>,
     pub(super) repairs: BTreeMap<NodeName, Repair>,
     pub(super) appointed: Option<Appointment>,
+    /// The primary was found, not made: another that accepts writes is fenced before routing hears of either.
+    pub(super) found: bool,
     /// Where the primary's log ended when it was last seen.
     pub(super) position: Option<(Timeline, Lsn)>,
     /// How the primary came to its timeline.
@@ -104,6 +106,7 @@ impl Decider {
             errands: BTreeMap::new(),
             repairs: BTreeMap::new(),
             appointed: None,
+            found: false,
             position: None,
             history: None,
             blocked: Vec::new(),
@@ -552,12 +555,8 @@ impl Decider {
         let Some((doubted, id, until)) = &self.trusted else { return true };
         let job = self.word(node).and_then(|status| status.job.as_ref());
         let last = self.errands.get(node).map(|errand| &errand.order.id);
-        // an agent reads its job first and PostgreSQL then: what it says of one that runs is from its middle
-        let since = |job: &Job| match job.order.id == *id {
-            true => job.state.is_terminal(),
-            false => Some(&job.order.id) == last,
-        };
-        doubted != node || self.now >= *until || job.is_some_and(since)
+        let knows = |job: &Job| if job.order.id == *id { job.state.is_terminal() } else { Some(&job.order.id) == last };
+        doubted != node || self.now >= *until || job.is_some_and(knows)
     }
 
     pub(super) fn word(&self, node: &NodeName) -> Option<&AgentStatus> {
