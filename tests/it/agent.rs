@@ -386,7 +386,7 @@ impl Own {
         let socket = directory.join("agent.sock");
         let password = directory.join("password");
         std::fs::write(&password, "secret").unwrap();
-        let mut toml = configuration(node, "main", "");
+        let mut toml = configuration(node, "main", &Default::default());
         for (key, path) in
             [("unix", &socket), ("state_directory", &directory.join("state")), ("password_file", &password)]
         {
