@@ -239,8 +239,9 @@ impl Decider {
             if self.is_aside(&node).is_some() {
                 continue;
             }
-            if self.may_write(&node) && !self.op.reports.contains_key(&node) {
-                // Promoted or started by hand: not used, and not left alone.
+            if self.may_write(&node) {
+                // Promoted or started by hand, perhaps after its freeze: not used, and not left alone.
+                self.op.reports.remove(&node);
                 self.pursue(&node, "fence", epoch, Directive::Fence);
                 let failure = Failure::new(Code::WrongRole, "it accepts writes");
                 answers.push((node, Progress::Failed(failure)));
