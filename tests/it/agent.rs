@@ -329,7 +329,9 @@ fn a_job_in_the_middle_of_which_the_agent_dies_is_undone_by_the_next() {
     let receiver = stop_receiver(node);
     pair.take(&pair.order("freeze", 1, Directive::Freeze));
     eventually("it is in the middle", BOUND, || std::fs::read_to_string(&auto_conf).unwrap() != before);
-    assert_eq!(pair.status().job.map(|job| job.state), Some(JobState::InProgress));
+    eventually("its status shows it", BOUND, || {
+        pair.status().job.is_some_and(|job| job.state == JobState::InProgress && job.steps.len() > 1)
+    });
     let (status, failure) = pair.refused(&pair.order("second", 1, Directive::Checkpoint));
     assert_eq!((status, failure.code), (409, Code::Busy));
     assert!(failure.text.contains("\"freeze\""), "{failure}");
