@@ -129,7 +129,7 @@ impl Seek<'_> {
             }
         }
         let Some(address) = &listen.address else { return };
-        if !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        if address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             self.report("listen.address", "is not host:port", "as in \"10.0.0.1:6434\"");
         }
         for (key, file) in [("cert", &listen.cert), ("key", &listen.key), ("ca", &listen.ca)] {
