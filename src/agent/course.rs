@@ -21,6 +21,7 @@ pub struct Record {
     /// What everybody may see.
     pub job: Job,
     /// The pre-image of each step that is in `job.steps`; `None` where it could not be had, and so the step never began.
+    #[serde(with = "pre_images")]
     pub before: Vec<Option<Value>>,
     /// A step that is a point of no return may have begun.
     pub passed: bool,
@@ -47,6 +48,22 @@ impl Moment {
     #[must_use]
     pub fn is_fresh(&self, now: &Self) -> bool {
         !self.boot.is_empty() && self.boot == now.boot && now.uptime_s.saturating_sub(self.uptime_s) <= FRESH_S
+    }
+}
+
+/// A pre-image that is `null` is one: JSON would make it none, and its step would not be undone after a crash. So each is a list of
+/// none or one.
+mod pre_images {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(images: &[Option<Value>], to: S) -> Result<S::Ok, S::Error> {
+        images.iter().map(Option::as_slice).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Option<Value>>, D::Error> {
+        let lists: Vec<Vec<Value>> = Vec::deserialize(from)?;
+        Ok(lists.into_iter().map(|list| list.into_iter().next()).collect())
     }
 }
 
@@ -350,6 +367,16 @@ mod tests {
             let text = serde_json::to_string(&record).unwrap();
             prop_assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn a_pre_image_that_is_null_is_one_after_a_crash_as_well() {
+        let mut record = Record::new(order(Directive::Checkpoint, 1), 0);
+        record.begin("first", Value::Null, false, 0);
+        let mut read: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        assert_eq!(read, record);
+        read.found_in_the_middle();
+        assert_eq!(read.next(1), Next::Undo(0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use howdah::agent::config::AgentConfig;
@@ -156,7 +156,7 @@ fn drive(config: AgentConfig, order: Option<&Order>, fault: Option<(usize, Fault
 /// What says what a node is: the bytes of its signal and configuration files, whether it runs, and what lies beside it.
 #[derive(Debug, PartialEq, Eq)]
 struct Looks {
-    files: BTreeMap<String, Option<Vec<u8>>>,
+    files: BTreeMap<String, Option<String>>,
     running: bool,
     standby: Option<bool>,
     beside: Vec<String>,
@@ -166,10 +166,10 @@ fn looks(bench: &Bench, name: &str) -> Looks {
     let node = bench.node(name);
     let (data, state) = (node.data_directory(), bench.state(name));
     let names = ["standby.signal", "recovery.signal", "postgresql.auto.conf", "postgresql.conf", "pg_hba.conf"];
-    let mut files: BTreeMap<String, Option<Vec<u8>>> =
-        names.iter().map(|name| ((*name).to_owned(), fs::read(data.join(name)).ok())).collect();
+    let mut files: BTreeMap<String, Option<String>> =
+        names.iter().map(|name| ((*name).to_owned(), fs::read_to_string(data.join(name)).ok())).collect();
     for path in [frozen::path(&state), rewinding::path(&state)] {
-        files.insert(path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(path).ok());
+        files.insert(path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).ok());
     }
     let running = processes::postmaster(&data).unwrap().is_some();
     let beside = fs::read_dir(node.directory()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -190,7 +190,9 @@ fn play(bench: &Bench, name: &str, directive: &Directive, faults: &[Fault], agai
     for (index, step) in steps.iter().enumerate() {
         for fault in faults {
             let before = looks(bench, name);
-            let order = order(name, &format!("{}-{index}-{fault:?}-{triples}", directive.name()), directive.clone());
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let count = COUNT.fetch_add(1, Ordering::SeqCst);
+            let order = order(name, &format!("{}-{count}", directive.name()), directive.clone());
             let what = format!("{} of {name}, \"{step}\" {fault:?}", directive.name());
             let job = match fault {
                 Fault::Fails | Fault::TimesOut => drive(config(), Some(&order), Some((index, *fault))),
