@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What marks a program that must not outlive its step, with the data directory as its value. Not set for `pg_ctl`: the server
 /// that it starts would have it.
 const MARK: &str = "HOWDAH_AGENT_STEP";
+/// What marks a server on its way from `pg_ctl` into its data directory, where it is found like every other.
+const START_MARK: &str = "HOWDAH_AGENT_START";
 
 /// The programs of the data directory's version.
 #[derive(Clone, Debug)]
@@ -98,7 +100,7 @@ impl Programs {
                 command.env_remove(name);
             }
         }
-        command.env("LC_ALL", "C").env_remove(MARK).env_remove("NOTIFY_SOCKET").current_dir("/");
+        command.env("LC_ALL", "C").env_remove(MARK).env_remove(START_MARK).env_remove("NOTIFY_SOCKET").current_dir("/");
         if let Some((uid, gid)) = self.run_as {
             command.uid(uid).gid(gid);
         }
@@ -110,6 +112,14 @@ impl Programs {
     pub fn bound_command(&self, program: &str) -> Command {
         let mut command = self.command(program);
         command.env(MARK, &self.data_directory);
+        command
+    }
+
+    /// `pg_ctl`, for a start.
+    #[must_use]
+    pub fn start_command(&self) -> Command {
+        let mut command = self.command("pg_ctl");
+        command.env(START_MARK, &self.data_directory);
         command
     }
 
@@ -164,7 +174,18 @@ impl Programs {
 
     /// Ends what an agent that died in a step has left running: nothing else may write to what the step is undone in.
     pub fn end_strays(&self) {
-        let mark = format!("{MARK}={}", self.data_directory.display());
+        self.end_marked(MARK, |_| true);
+    }
+
+    /// Ends a server that was being started when its step was given up, and has not come into its data directory yet: a sweep does
+    /// not see it, and it would come up behind the undo.
+    pub fn end_starts(&self) {
+        let arrived = |pid: Pid| super::processes::all(&self.data_directory).is_ok_and(|all| all.contains(&pid));
+        self.end_marked(START_MARK, |pid| !arrived(pid));
+    }
+
+    fn end_marked(&self, mark: &str, which: impl Fn(Pid) -> bool) {
+        let mark = format!("{mark}={}", self.data_directory.display());
         let marked = |pid: Pid| {
             let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
@@ -173,7 +194,7 @@ impl Programs {
         for _ in 0..100 {
             let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
             let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-            let strays: Vec<Pid> = pids.filter(|pid| marked(*pid)).collect();
+            let strays: Vec<Pid> = pids.filter(|pid| marked(*pid) && which(*pid)).collect();
             if strays.is_empty() {
                 return;
             }

@@ -78,7 +78,7 @@ async fn launch(config: &AgentConfig) -> Result<(), Failure> {
     }
     let log = log_path(config);
     make_log(&log)?;
-    let mut command = programs.command("pg_ctl");
+    let mut command = programs.start_command();
     command.args(["start", "--silent", "--no-wait", "-D"]).arg(data_directory).arg("-l").arg(&log);
     if let Some(options) = options(data_directory) {
         command.arg("-o").arg(options);
@@ -135,6 +135,9 @@ async fn wait_accepting(config: &AgentConfig) -> Result<(), Failure> {
 /// May be dropped, and called again.
 pub async fn stop_immediate(config: &AgentConfig) -> Result<(), Failure> {
     let data_directory = &config.data_directory;
+    if let Ok(programs) = Programs::find(config) {
+        programs.end_starts();
+    }
     if let Some(postmaster) = processes::postmaster(data_directory)? {
         signal(postmaster, Signal::QUIT)?;
         let deadline = time::Instant::now() + IMMEDIATE;

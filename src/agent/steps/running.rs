@@ -27,6 +27,7 @@ fn is_running(config: &AgentConfig) -> Result<bool, Failure> {
 
 /// Down, in an orderly way if that is quick.
 async fn down(config: &AgentConfig) -> Result<(), Failure> {
+    Programs::find(config)?.end_starts();
     match time::timeout(PATIENCE, server::stop_fast(config)).await {
         Ok(Ok(())) => Ok(()),
         _ => server::stop_immediate(config).await,
