@@ -375,7 +375,7 @@ mod tests {
         record.begin("first", Value::Null, false, 0);
         let mut read: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
         assert_eq!(read, record);
-        read.found_in_the_middle();
+        read.found_in_the_middle(&Moment::default());
         assert_eq!(read.next(1), Next::Undo(0));
     }
 
