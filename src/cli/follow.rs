@@ -97,31 +97,32 @@ struct Seen {
 }
 
 impl Seen {
-    /// What is new, as lines.
+    /// What is new, as lines in the order of their time.
     fn news(&mut self, operation: &Operation) -> String {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for step in operation.steps.iter().skip(self.steps) {
             let grave = if step.event.grave { "! " } else { "" };
-            text.push_str(&format!("{}  {grave}{}\n", clock(step.wall_ms), step.event.text));
+            lines.push((step.wall_ms, format!("{grave}{}", step.in_words())));
         }
         self.steps = operation.steps.len();
         for job in &operation.jobs {
-            self.job(job, &mut text);
+            self.job(job, &mut lines);
         }
+        lines.sort_by_key(|(at, _)| *at);
         if let (Some(ended_ms), false) = (operation.ended_ms, self.ended) {
             self.ended = true;
             let all = took(ended_ms.saturating_sub(operation.began_ms));
-            text.push_str(&format!("{}  {} after {all}\n", clock(ended_ms), operation.state.as_str()));
+            lines.push((ended_ms, format!("{} after {all}", operation.state.as_str())));
         }
-        text
+        lines.into_iter().map(|(at, line)| format!("{}  {line}\n", clock(at))).collect()
     }
 
-    fn job(&mut self, job: &Job, text: &mut String) {
+    fn job(&mut self, job: &Job, lines: &mut Vec<(u64, String)>) {
         let order = &job.order;
         let whose = format!("{}: {}", order.node, order.directive.name());
         for (number, step) in job.steps.iter().enumerate() {
             if self.job_steps.insert((order.id.clone(), number, false)) {
-                text.push_str(&format!("{}  {whose}: {}\n", clock(step.began_ms), step.name));
+                lines.push((step.began_ms, format!("{whose}: {}", step.name)));
             }
             let lasted = step.ended_ms.map(|ended_ms| ended_ms.saturating_sub(step.began_ms));
             let said = match (step.outcome, lasted) {
@@ -135,14 +136,14 @@ impl Seen {
             };
             if self.job_steps.insert((order.id.clone(), number, true)) {
                 let at = step.ended_ms.unwrap_or(step.began_ms);
-                text.push_str(&format!("{}  {whose}: {}: {said}\n", clock(at), step.name));
+                lines.push((at, format!("{whose}: {}: {said}", step.name)));
             }
         }
         let Some((done, all @ 1..)) = job.progress else { return };
         let tenth = done.saturating_mul(10) / all;
         if !job.state.is_terminal() && tenth > 0 && self.tenths.insert((order.id.clone(), tenth)) {
-            let (done, all) = (size_pretty(done), size_pretty(all));
-            text.push_str(&format!("{:>12}  {whose}: {done} of {all}\n", ""));
+            let at = job.steps.last().map_or(job.began_ms, |step| step.began_ms);
+            lines.push((at, format!("{whose}: {} of {}", size_pretty(done), size_pretty(all))));
         }
     }
 }
@@ -213,7 +214,7 @@ mod tests {
         ];
         let golden = [
             "00:00:00.005  ! a has failed\n00:00:00.010  a: fence: kill\n",
-            "              a: fence: 300 MB of 1000 MB\n",
+            "00:00:00.010  a: fence: 300 MB of 1000 MB\n",
             "",
             "00:00:03.200  undone after 3.200 s\n",
         ];

@@ -57,7 +57,7 @@ impl Book {
             if operation.steps.len() < STEPS {
                 operation.steps.push((*told).clone());
             }
-            operation.text.clone_from(&told.event.text);
+            operation.text = told.in_words();
         }
         if self.events.len() == EVENTS {
             self.events.pop_front();
@@ -92,15 +92,18 @@ impl Book {
             operation.about = about;
             return;
         }
+        // what was told of it while its record was on the way to the store
+        let of_it = self.events.iter().filter(|told| told.event.operation.as_ref() == Some(id));
+        let steps: Vec<Told> = of_it.map(|told| (**told).clone()).collect();
         self.add(Operation {
             id: id.clone(),
             kind: kind.to_owned(),
             about,
             state: OperationState::Running,
-            text: String::new(),
-            began_ms: wall_ms,
+            text: steps.last().map(Told::in_words).unwrap_or_default(),
+            began_ms: steps.first().map_or(wall_ms, |told| told.wall_ms),
             ended_ms: None,
-            steps: Vec::new(),
+            steps,
             jobs: Vec::new(),
         });
     }

@@ -40,6 +40,17 @@ pub struct Told {
     pub event: Event,
 }
 
+impl Told {
+    /// For people: about which node, and what.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match &self.event.node {
+            Some(node) => format!("{node}: {}", self.event.text),
+            None => self.event.text.clone(),
+        }
+    }
+}
+
 /// Something with a beginning and an end: a change of the primary, or a job of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {

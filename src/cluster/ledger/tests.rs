@@ -175,7 +175,9 @@ fn an_order_is_there_as_soon_as_it_is_sent_and_ends_when_it_is_refused_or_replac
 fn steps_and_jobs_are_found_at_their_operation() {
     let ledger = Ledger::new();
     let mut follower = ledger.follow();
-    ledger.stored(&main(), 1, &record("a", 1, Some(failover("main-f1"))));
+    let begins = Event { node: None, grave: true, operation: Some("main-f1".to_owned()), text: "it begins".to_owned() };
+    ledger.tell(&main(), 1, begins); // its record is still on the way
+    ledger.stored(&main(), 2, &record("a", 1, Some(failover("main-f1"))));
     let event = Event {
         node: Some("a".into()),
         grave: false,
@@ -185,15 +187,15 @@ fn steps_and_jobs_are_found_at_their_operation() {
     ledger.tell(&main(), 5, event);
     ledger.moved(&main(), &"a".into(), &job("main-f1-fence-a", Directive::Fence, JobState::Completed, None));
     let operation = ledger.operation("main", "main-f1-fence-a").unwrap();
-    assert_eq!((operation.id.as_str(), operation.text.as_str()), ("main-f1", "fencing"));
-    assert_eq!((operation.steps.len(), operation.jobs.len(), operation.state), (1, 1, OperationState::Running));
+    assert_eq!((operation.id.as_str(), operation.text.as_str()), ("main-f1", "a: fencing"));
+    assert_eq!((operation.steps.len(), operation.jobs.len(), operation.state), (2, 1, OperationState::Running));
     assert_eq!(ledger.operations("main").len(), 1);
     assert_eq!(follower.try_recv().unwrap().seq, 1);
-    assert_eq!(ledger.events("main").len(), 1);
+    assert_eq!((ledger.events("main").len(), operation.began_ms), (2, 1));
     assert!(ledger.operation("main", "other").is_none() && ledger.events("other").is_empty());
-    let line = serde_json::to_string(&*ledger.events("main")[0]).unwrap();
+    let line = serde_json::to_string(&*ledger.events("main")[1]).unwrap();
     assert_eq!(
         line,
-        r#"{"seq":1,"wall_ms":5,"cluster":"main","node":"a","grave":false,"operation":"main-f1","text":"fencing"}"#
+        r#"{"seq":2,"wall_ms":5,"cluster":"main","node":"a","grave":false,"operation":"main-f1","text":"fencing"}"#
     );
 }
