@@ -116,11 +116,10 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     let workers = config.limits.workers.count();
     let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, hidden, workers));
     let monitor = Arc::new(watch(clusters, Arc::clone(&board)));
-    tokio::spawn(crate::proxy::pause::watch(Arc::clone(&shared)));
+    tokio::spawn(pause::watch(Arc::clone(&shared))); // once: two would open each other's gates
     let store = Arc::new(LocalStore::at(&config.store.path));
     let coordinators = Coordinators::start(store, managed(&config)?, Arc::clone(&board), Arc::clone(&monitor));
     let coordinators = coordinators.await.context("a coordinator could not take over")?;
-    tokio::task::spawn_local(pause::watch(Arc::clone(&shared)));
     let shutting_down = Arc::new(AtomicBool::new(false));
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
 

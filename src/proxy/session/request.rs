@@ -266,7 +266,7 @@ impl Session {
         let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(tag));
         let renames = self.renames();
         let pipeline = &mut server.pipeline;
-        loan.acts |= matches!(tag, b'Q' | b'E' | b'F');
+        loan.acts |= matches!(tag, b'Q' | b'B' | b'E' | b'F'); // a portal lives up to the Sync
         match tag {
             b'Q' => {
                 let whole = HEADER_LEN + body.len() == total;
