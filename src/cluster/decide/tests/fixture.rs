@@ -191,7 +191,7 @@ impl World {
         while self.now < until {
             self.now += TICK;
             self.wall_ms += 50;
-            let beat = self.now.as_millis() % HEARTBEAT.as_millis() == 0;
+            let beat = self.now.as_millis().is_multiple_of(HEARTBEAT.as_millis());
             for node in self.nodes.keys().cloned().collect::<Vec<_>>() {
                 if beat && self.nodes[&node].agent {
                     self.report(&node);

@@ -158,7 +158,7 @@ fn happen(world: &mut World, what: u8, node: &str) {
         3 => world.node(node).hung = true,
         4 => world.node(node).running = true,
         5 => world.store_fails = !world.store_fails,
-        6 => drop(world.switchover_without_answer(node)),
+        6 => world.switchover_without_answer(node),
         7 => world
             .node(node)
             .fails
