@@ -32,6 +32,8 @@ pub(super) struct Upkeep {
     errand: Option<(String, BTreeSet<String>)>,
     /// When slots are next looked after.
     next_at: Duration,
+    /// The primary has refused: not before then, whoever waits for a slot.
+    refused_until: Duration,
     /// The checkpoint after the promotion: due, ordered, done.
     checkpoint: Checkpoint,
     checkpoint_at: Duration,
@@ -117,12 +119,13 @@ impl Decider {
                 }
                 Progress::Failed(_) | Progress::None => {
                     self.upkeep.errand = None;
-                    self.upkeep.next_at = self.now.saturating_add(Duration::from_secs(2));
+                    self.upkeep.refused_until = self.now.saturating_add(Duration::from_secs(2));
                 }
             }
         }
         let Some(status) = self.word(primary) else { return };
-        if self.is_busy(primary) || (self.now < self.upkeep.next_at && !urgent) {
+        let early = self.now < self.upkeep.refused_until || (self.now < self.upkeep.next_at && !urgent);
+        if early || self.is_busy(primary) {
             return;
         }
         let slots = status.postgres.slots.clone();
