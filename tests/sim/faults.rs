@@ -437,7 +437,8 @@ fn attend(w: &mut World) {
     // nobody knows who the primary was, but a person does
     let lost = shell::explain(w).is_some_and(|it| it.state == "starting" && !it.blocked.is_empty());
     let (_, owner) = w.ledger.owner();
-    if lost && w.now > w.knobs.heal_at + 15 * SECOND && w.nodes[owner].agent.current.is_none() {
+    let opens = matches!(w.nodes[owner].postgres.server, Server::Primary | Server::Starting);
+    if lost && !opens && w.now > w.knobs.heal_at + 15 * SECOND && w.nodes[owner].agent.current.is_none() {
         say!(w, "*** an operator starts {} as the primary", w.nodes[owner].name);
         server::kill_all(w, owner);
         w.nodes[owner].postgres.latched = false;
