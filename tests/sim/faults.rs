@@ -437,6 +437,15 @@ fn attend(w: &mut World) {
     // nobody knows who the primary was, but a person does
     let lost = shell::explain(w).is_some_and(|it| it.state == "starting" && !it.blocked.is_empty());
     let (_, owner) = w.ledger.owner();
+    for n in 0..w.nodes.len() {
+        // of two that accept writes he keeps the one that is right
+        if lost && n != owner && w.nodes[n].postgres.server == Server::Primary {
+            say!(w, "*** an operator stops {}", w.nodes[n].name);
+            server::kill_all(w, n);
+            w.nodes[n].postgres.latched = true;
+            w.ledger.by_hand[n] = true;
+        }
+    }
     let opens = matches!(w.nodes[owner].postgres.server, Server::Primary | Server::Starting);
     if lost && !opens && w.now > w.knobs.heal_at + 15 * SECOND && w.nodes[owner].agent.current.is_none() {
         say!(w, "*** an operator starts {} as the primary", w.nodes[owner].name);
