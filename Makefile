@@ -6,12 +6,14 @@ CONFORMANCE_ARGS ?=
 STRESS_SECONDS ?= 300
 LEAKS_GROUP ?= 10
 ROUTING_TIMES ?= 10000
+FAILOVER_ARGS ?=
+FENCE_RUNS ?= 100
 SEEDS ?= 1000000
 SEED ?=
 FIRST ?=
 CARGO ?= cargo
 
-.PHONY: help build demo test sim stress leaks routing negative-control lint docs bench fuzz conformance
+.PHONY: help build demo test sim stress leaks routing negative-control lint docs bench failover-bench fence fuzz conformance
 .NOTPARALLEL:
 
 help:
@@ -31,6 +33,9 @@ help:
 	@echo '  make lint         formatting and lints alone'
 	@echo '  make docs         writes docs/configuration.md and config/howdah.reference.toml from src/config'
 	@echo '  make bench        howdah and PgBouncer side by side'
+	@echo '  make failover-bench  how long clients wait, and what they lose, when the primary dies or moves. An hour;'
+	@echo "                    FAILOVER_ARGS='--runs 5 kill stop' plays some"
+	@echo '  make fence        orphans of the postmaster are gone before anybody is promoted, FENCE_RUNS ($(FENCE_RUNS)) times'
 	@echo '  make fuzz         each fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS))'
 	@echo "  make conformance  PostgreSQL's own tests directly and through howdah, in session and in transaction mode"
 	@echo "                    CONFORMANCE_ARGS='--mode transaction --only \"guc temp\"' goes to scripts/conformance"
@@ -81,6 +86,14 @@ docs:
 bench:
 	@scripts/need rust postgres pgbouncer
 	$(CARGO) bench --bench compare
+
+failover-bench:
+	@scripts/need rust postgres
+	$(CARGO) bench --bench failover -- $(FAILOVER_ARGS)
+
+fence:
+	@scripts/need rust postgres
+	$(CARGO) bench --bench failover -- --runs $(FENCE_RUNS) kill-with-orphans
 
 fuzz:
 	@scripts/need rust fuzz

@@ -114,7 +114,9 @@ pub fn strike(managed: &mut Managed, blow: Blow) -> Outcome {
         let everybody = checker.window(Instant::now() - Duration::from_millis(500)).gaps.len() == 8;
         everybody && checker.acknowledged() > 400 && orphans.as_ref().is_none_or(|two| two.acknowledged() > 200)
     };
-    managed.until("load", running);
+    if poll(A_WHILE, || running().then_some(())).is_none() {
+        panic!("{blow:?}: no load: {} rows, {:?} {:?}", checker.acknowledged(), checker.errors(), checker.last_error());
+    }
 
     let mark = checker.mark();
     match blow {
@@ -209,7 +211,7 @@ impl Load {
             rows: rows.cell().unwrap().parse().unwrap(),
             longest: self.longest(),
         };
-        if result.errors > 0 {
+        if result.errors > 0 || result.transactions == 0 {
             eprintln!("pgbench said:\n{said}");
         }
         Some(result)
