@@ -105,7 +105,8 @@ pub fn strike(managed: &mut Managed, blow: Blow) -> Outcome {
     node.sql_in(&tenant.name, "TRUNCATE ledger, pgbench_history").unwrap();
     let rewinds = rewinds(managed, &old);
     let load = match blow {
-        Blow::Switchover => Load::start(managed, 64, 6),
+        // a build without optimization spends the time of 64 logins on their passwords
+        Blow::Switchover => Load::start(managed, if cfg!(debug_assertions) { 12 } else { 64 }, 6),
         _ => Load::start(managed, 4, 600),
     };
     let mut checker = Checker::start(&managed.target(), 8, Duration::from_millis(1)).unwrap();
