@@ -5,7 +5,11 @@ use crate::agent::steps::check::Check;
 use crate::agent::steps::running::{Start, Stop, TakesWrites, Unlatch};
 
 pub(super) fn steps(primary: bool) -> Steps {
-    let mut steps: Steps = vec![Box::new(Check::Startable), Box::new(Stop)];
+    let mut steps: Steps = vec![Box::new(Check::Startable)];
+    if primary {
+        steps.push(Box::new(Check::OfPrimary));
+    }
+    steps.push(Box::new(Stop));
     if primary {
         steps.push(Box::new(Unlatch));
     }

@@ -1,6 +1,6 @@
 //! Prechecks: the first steps of a job. They change nothing, and a job that fails in one has changed nothing.
 
-use crate::agent::postgres::control::ControlFile;
+use crate::agent::postgres::control::{ControlFile, State};
 use crate::agent::postgres::local::Local;
 use crate::agent::postgres::program::Programs;
 use crate::agent::postgres::standing::Standing;
@@ -28,6 +28,8 @@ pub enum Check {
     NoPrimary,
     /// A data directory that may be started: no rewind of it was interrupted.
     Startable,
+    /// A primary's data directory: who opens a standby's for writes goes on with a timeline that is another's.
+    OfPrimary,
     /// The log here is a part of the upstream's history.
     History(Upstream),
 }
@@ -42,6 +44,7 @@ impl Step for Check {
             Self::Candidate => "check that it can be promoted",
             Self::NoPrimary => "check that it is no running primary",
             Self::Startable => "check that it may be started",
+            Self::OfPrimary => "check that it was a primary's",
             Self::History(_) => "check that its log is a part of the other's history",
         }
     }
@@ -57,6 +60,7 @@ impl Step for Check {
                 Self::Candidate => candidate(work).await,
                 Self::NoPrimary => no_primary(work).await,
                 Self::Startable => rewinding::check(&work.config.state_directory),
+                Self::OfPrimary => of_primary(work).await,
                 Self::History(upstream) => history(work, upstream).await,
             }
         })
@@ -96,6 +100,26 @@ async fn no_primary(work: &Work) -> Result<(), Failure> {
         // one that cannot be asked is stopped or waited for by what comes
         Err(failure) if failure.code != Code::WrongRole => Ok(()),
         standing => standing.map(drop),
+    }
+}
+
+async fn of_primary(work: &Work) -> Result<(), Failure> {
+    let control = ControlFile::read(&Programs::find(&work.config)?, &work.config.data_directory).await?;
+    match control.state {
+        State::ShutDownInRecovery | State::InArchiveRecovery => {
+            let text = format!(
+                "it was a standby when it ran last (\"{}\"): opened for writes as it is, it would go on with another's timeline; \
+                 it can be promoted",
+                control.state.as_str()
+            );
+            Err(Failure::new(Code::WrongRole, text))
+        }
+        State::StartingUp
+        | State::ShutDown
+        | State::ShuttingDown
+        | State::InCrashRecovery
+        | State::InProduction
+        | State::Other(_) => Ok(()),
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Standing<'a> {
     pub(super) reach: Option<(Timeline, Lsn)>,
     /// The operator has named it: priority 0 is no obstacle.
     pub(super) named: bool,
+    /// It may have a timeline of its own whose number another has too.
+    pub(super) forked: bool,
 }
 
 /// Why not, or how far it is.
@@ -58,6 +60,11 @@ pub(super) fn judge(standing: &Standing<'_>, expected: &Expected) -> Result<Lsn,
     }
     if standing.system != expected.system {
         return no(Reason::OtherHistory, "is of another cluster: its system identifier differs".to_owned());
+    }
+    if standing.forked {
+        let text =
+            "was promoted in vain, and what it has written since may pass for another's: it has to be copied anew";
+        return no(Reason::OtherHistory, text.to_owned());
     }
     let Some((timeline, lsn)) = standing.reach else {
         return no(Reason::Unreachable, "has not said how far it is".to_owned());
@@ -108,7 +115,15 @@ mod tests {
 
     fn standing(member: &Member, timeline: u32, lsn: u64) -> Standing<'_> {
         let reach = Some((Timeline(timeline), Lsn(lsn)));
-        Standing { member, aside: None, absent: None, system: Some(SystemIdentifier(7)), reach, named: false }
+        Standing {
+            member,
+            aside: None,
+            absent: None,
+            system: Some(SystemIdentifier(7)),
+            reach,
+            named: false,
+            forked: false,
+        }
     }
 
     fn reason(standing: &Standing<'_>, expected: &Expected) -> Option<Reason> {
@@ -131,6 +146,8 @@ mod tests {
         assert_eq!(judge(&standing(&b, 1, 100), &any).ok(), Some(Lsn(100)), "an ancestor, up to where it was left");
         let stranger = Standing { system: Some(SystemIdentifier(8)), ..standing(&b, 2, 1000) };
         assert_eq!(reason(&stranger, &any), Some(Reason::OtherHistory));
+        let twin = Standing { forked: true, ..standing(&b, 2, 1000) };
+        assert_eq!(reason(&twin, &any), Some(Reason::OtherHistory));
     }
 
     #[test]

@@ -373,6 +373,7 @@ impl Decider {
                 system,
                 reach: report.map(|report| (report.timeline, report.lsn)),
                 named: named.is_some(),
+                forked: self.record.forked.contains(name),
             };
             match judge(&standing, &expected) {
                 Ok(lsn) if named.is_some() && !allow_data_loss && Some(lsn) < reported => {
@@ -492,6 +493,9 @@ impl Decider {
         self.record.timeline = timeline;
         self.record.history.push(change);
         self.record.intent = None;
+        let told = std::mem::take(&mut self.record.told);
+        self.record.forked.extend(told);
+        self.record.forked.remove(to);
         self.trust_after(to, job);
         self.op = super::operation::Operation { stage_since: self.now, ..Default::default() };
         self.repairs.clear();
@@ -510,6 +514,9 @@ impl Decider {
         self.op.again();
         self.op.loser = undone;
         self.op.lost.entry(loser.clone()).or_default().insert(epoch);
+        if !undone {
+            self.record.told.insert(loser.clone());
+        }
         if planned {
             self.op.undo = Some(format!("the switchover is undone: {why}"));
         }

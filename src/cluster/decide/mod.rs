@@ -40,7 +40,7 @@ mod upkeep;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -335,6 +335,13 @@ pub struct Record {
     pub history: Vec<Change>,
     /// The primary the configuration named when it was last looked at.
     pub declared: Option<NodeName>,
+    /// Nodes that were told to become the primary since the last one did, and may have been for a moment.
+    #[serde(default)]
+    pub told: BTreeSet<NodeName>,
+    /// Those of them that did not, while another did: both may have begun a timeline of one number, and no number tells what is on
+    /// which. They are copied anew before anything else.
+    #[serde(default)]
+    pub forked: BTreeSet<NodeName>,
 }
 
 /// What is under way, as recorded before it begins. Each stage is a record of its own.

@@ -187,7 +187,7 @@ impl Decider {
             return false;
         }
         let now = self.now;
-        if self.is_standby_of(primary, node) {
+        if self.is_standby_of(primary, node) && !self.record.forked.contains(node) {
             let over = self.repairs.get_mut(node).is_some_and(|repair| {
                 repair.done_at = None;
                 now.saturating_sub(*repair.well_since.get_or_insert(now)) >= STREAMS_WITHIN
@@ -218,6 +218,7 @@ impl Decider {
         }
         let slot = slot_name(node);
         let lost = self.has_lost_slot(primary, &slot);
+        let forked = self.record.forked.contains(node);
         let repair = self.repairs.entry(node.clone()).or_default();
         repair.well_since = None;
         if let Some(done_at) = repair.done_at {
@@ -237,6 +238,10 @@ impl Decider {
         if lost && repair.rung < Rung::Rebuild {
             repair.climb(now, Rung::Rebuild); // the log it needs is gone
             repair.note = Some("its slot on the primary has lost the log it needs".to_owned());
+        }
+        if forked && repair.rung < Rung::Rebuild {
+            repair.climb(now, Rung::Rebuild);
+            repair.note = Some("it was promoted in vain while another was".to_owned());
         }
         let rung = repair.rung;
         if !self.has_slot(primary, &slot) {
@@ -324,7 +329,12 @@ impl Decider {
             Progress::Done(_) => {
                 repair.errand = None;
                 match what {
-                    What::Climb(_) => repair.done_at = Some(now),
+                    What::Climb(rung) => {
+                        repair.done_at = Some(now);
+                        if rung == Rung::Rebuild && self.record.forked.remove(node) {
+                            self.store(Stage::Steady);
+                        }
+                    }
                     // It may take a moment until its agent's status says so.
                     What::Fence => repair.again_at = now.saturating_add(PAUSE),
                     What::Unfreeze => {}

@@ -240,7 +240,15 @@ impl Decider {
             },
         };
         let system = word.and_then(|status| status.postgres.system_identifier);
-        Ok(Standing { member, aside: self.is_aside(name), absent, system, reach: known.reach(), named })
+        Ok(Standing {
+            member,
+            aside: self.is_aside(name),
+            absent,
+            system,
+            reach: known.reach(),
+            named,
+            forked: self.record.forked.contains(name),
+        })
     }
 
     /// Keeps the record's timeline what the primary says; `true`: it is being stored.
