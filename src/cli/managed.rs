@@ -42,6 +42,7 @@ fn settings(name: &str, cluster: &Cluster) -> Settings {
         declared: cluster.primary.as_deref().map(Into::into),
         max_lag: cluster.failover.max_lag_on_failover.bytes(),
         restart_if: cluster.failover.restart_if.limit().unwrap_or_default(),
+        flap_window: cluster.failover.flap_window.limit().unwrap_or_default(),
         interval: cluster.monitor.interval.get(),
         failure_threshold: cluster.monitor.failure_threshold,
         hold_timeout: cluster.switchover.hold_timeout.get(),

@@ -31,6 +31,12 @@ pub struct Failover {
     #[schemars(extend("x-reload" = "live"))]
     pub restart_if: ConfigDuration,
 
+    /// For how long a failover counts: within this time the first is free, the second waits two seconds longer for evidence, and
+    /// the third waits for somebody (`howdah failover`); until then the primary is only started again where it is. "0" = none
+    /// is held back.
+    #[schemars(extend("x-reload" = "live"))]
+    pub flap_window: ConfigDuration,
+
     /// Whether a primary's right to take writes runs out by itself when it hears nothing.
     #[schemars(extend("x-reload" = "live"))]
     pub lease: Lease,
@@ -43,6 +49,7 @@ impl Default for Failover {
             durability: Durability::Async,
             max_lag_on_failover: ByteSize::from_mb(16),
             restart_if: ConfigDuration::from_secs(2),
+            flap_window: ConfigDuration::from_secs(600),
             lease: Lease::Off,
         }
     }

@@ -46,7 +46,7 @@ impl Endpoint {
         let _ = write!(toml, "\n[store]\npath = \"{}\"\n", cluster.directory().join("store").display());
         if chaos {
             toml.push_str(
-                "\n[clusters.main.failover]\nrestart_if = \"0\" # the primary would be there again at once\n",
+                "\n[clusters.main.failover]\nrestart_if = \"0\" # the primary would be there again at once\nflap_window = \"0\" # this is no flapping\n",
             );
         }
         fs::write(&path, toml)

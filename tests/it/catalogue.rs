@@ -254,7 +254,9 @@ fn a_server_that_closes_between_parse_and_bind_ends_that_batch_and_nothing_else(
         client.send(&[bind("", name, &[]), execute("", 0), sync()].concat());
         let said = [vec![first], client.read_until_ready()].concat();
         assert_eq!(wire::short(&said).last().unwrap(), "Z:I", "{said:?}");
-        assert!(wire::error(&said).code.starts_with("08"), "{said:?}");
+        // where nothing had been executed yet, that is sure
+        let code = wire::error(&said).code.clone();
+        assert!(code.starts_with("08") || code == "40001", "{said:?}");
         assert_eq!(other.value("SELECT"), "fine");
         assert_eq!(client.value("SELECT"), "fine");
         client.send(&[wire::close(b'S', name), sync()].concat());

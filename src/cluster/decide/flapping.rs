@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use super::machine::Decider;
 
-/// Failovers count for so long.
-const WINDOW_MS: u64 = 10 * 60 * 1000;
 /// For so long the primary must have failed before a second failover.
 const EVIDENCE: Duration = Duration::from_secs(2);
 
@@ -23,7 +21,8 @@ pub(super) enum Leave {
 
 impl Decider {
     pub(super) fn leave_to_fail_over(&self) -> Leave {
-        let recent = |at: u64| self.wall_ms.saturating_sub(at) <= WINDOW_MS;
+        let window = self.settings.flap_window.as_millis();
+        let recent = |at: u64| window > 0 && u128::from(self.wall_ms.saturating_sub(at)) <= window;
         let unplanned = self.record.history.iter().filter(|change| !change.planned && recent(change.wall_ms)).count();
         let failing = self.op.failing_since.map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
         match unplanned {

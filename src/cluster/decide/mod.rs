@@ -69,6 +69,8 @@ pub struct Settings {
     pub max_lag: u64,
     /// A primary whose process died is restarted where that is expected to take less (`restart_if`).
     pub restart_if: Duration,
+    /// A failover counts for so long (`flap_window`); zero: none is held back.
+    pub flap_window: Duration,
     /// `[clusters.NAME.monitor] interval`: how often something unanswered is asked again.
     pub interval: Duration,
     /// So many silent answers in a row are a failure (`failure_threshold`).

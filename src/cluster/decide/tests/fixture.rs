@@ -93,6 +93,7 @@ pub fn settings(names: &[&str]) -> Settings {
         declared: None,
         max_lag: 1000,
         restart_if: Duration::ZERO,
+        flap_window: Duration::from_secs(600),
         interval: Duration::from_secs(1),
         failure_threshold: 3,
         hold_timeout: Duration::from_secs(5),
