@@ -293,7 +293,11 @@ fn a_copy_that_has_no_room_is_refused_and_the_old_data_stays() {
     managed.agent(standby.name()).kill();
     managed.until("the agent is back", || managed.agent_status(standby.name()).is_some());
     let body = format!("{{\"node\": \"{}\"}}", standby.name());
-    let (status, answer) = managed.ask("rebuild", &body);
+    let (mut status, mut answer) = (0, serde_json::Value::Null);
+    managed.until("the daemon hears the agent, too", || {
+        (status, answer) = managed.ask("rebuild", &body);
+        status == 202 || answer.to_string().contains("disk-full")
+    });
     if status == 202 {
         let id = answer["id"].as_str().unwrap().to_owned();
         let mut last = serde_json::Value::Null;
