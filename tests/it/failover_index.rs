@@ -9,6 +9,7 @@
 //! | F04 | of all server processes; of a walsender alone | `faults::a_frozen_walsender_is_no_failure_of_the_primary_and_all_frozen_processes_are` |
 //! | F11 | the daemon is killed | `faults::the_daemon_is_killed_at_any_moment_of_a_failover_and_the_next_one_goes_on` |
 //! | F13 | agents are killed | `faults::an_agent_is_killed_at_any_moment_of_a_failover_and_all_is_well_in_the_end` |
+//! | F13 | between any two steps of any job | `agent_jobs::whatever_fails_in_a_job_on_a_standby_it_is_completed_or_as_it_was` |
 //! | F14 | the new primary dies too | `faults::the_new_primary_dies_too` |
 //! | F16 | only a stale standby is left | `faults::a_standby_that_lacks_too_much_is_not_promoted_however_sure_it_is_of_itself` |
 //! | F21 | a rewind is killed half way, fails, hangs | `failover::a_rewind_that_is_killed_half_way_is_tried_again_and_then_copied` |
@@ -19,11 +20,18 @@
 //! | proof | the agent never comes back | `faults::without_proof_of_the_fence_nothing_is_promoted_and_the_status_names_what_is_missing` |
 //! | S0-1 | a chosen standby is promoted | `failover::an_operator_moves_the_primary_and_the_others_follow_without_a_restart` |
 //! | S0-2 | steps begin and end, in order | `failover::the_fence_is_proven_before_anybody_is_promoted` |
+//! | S0-3 | an agent is all it takes | `agent_jobs::a_failover_by_hand_leaves_every_node_streaming_from_the_new_primary` |
 //! | S0-4 | a former primary becomes a standby, its data kept | `failover::a_node_that_cannot_be_rewound_is_copied_anew_and_its_old_data_is_kept` |
 //! | S0-5 | the others follow without a restart | `failover::an_operator_moves_the_primary_and_the_others_follow_without_a_restart` |
+//! | S0-6 | a job outlives its agent | `agent::a_job_in_the_middle_of_which_the_agent_dies_is_undone_by_the_next` |
+//! | S0-7 | undone in reverse, to the byte | `agent_jobs::whatever_fails_in_a_job_on_a_primary_it_is_completed_or_as_it_was` |
+//! | S0-8 | whatever fails, the role is what it was | `agent_jobs::whatever_fails_in_a_rewind_or_a_rebuild_it_is_completed_or_as_it_was` |
 //! | S0-9 | undone after the old primary was stopped | `failover::a_switchover_whose_standby_never_replays_the_end_ends_on_the_old_primary` |
 //! | S0-10 | former data within bounds | `failover::a_rebuilt_standby_follows_again_and_its_former_data_is_kept_within_the_bounds` |
+//! | S0-11 | programs and data directory are found, or what is missing is said | `agent::an_agent_refuses_to_begin_where_it_could_not_do_its_work` |
 //! | S0-12 | refusals with a reason | `failover::what_cannot_be_is_refused_with_a_reason_and_changes_nothing` |
+//! | S0-13 | who may change something | `operate::tokens_say_who_may_look_and_who_may_change` |
+//! | S0-14 | each run is counted once | `operate::the_primary_is_moved_from_the_command_line_and_the_books_are_right` |
 //! | S1-1 | blips are no failure | `faults::a_hundred_short_silences_are_no_failure` |
 //! | S1-3 | the furthest is promoted | `failover::the_standby_that_has_received_most_is_promoted` |
 //! | S1-4 | writes and reads afterwards | `failover::after_a_failover_no_write_reaches_a_standby_and_reads_spread_over_all_of_them` |
@@ -36,9 +44,11 @@
 //! | S3-1 | a failover within its bound | `failover_runs::clients_keep_their_connections_and_go_on_elsewhere_when_the_postmaster_is_killed` |
 //! | S4-1 | not ready without a primary, ready without replicas | `shutdown::without_any_server_it_starts_says_what_is_missing_and_serves_once_there_is_one` |
 //! | S4-2 | who comes back gets reads | `standbys::standbys_come_and_go_by_lag_by_crashes_and_by_death_and_a_broken_monitor_connection_is_no_outage` |
+//! | S4-3 | who comes and goes | `standbys::standbys_come_and_go_by_lag_by_crashes_and_by_death_and_a_broken_monitor_connection_is_no_outage` |
 //! | S4-4 | a declared primary | `failover::a_declared_primary_becomes_the_primary_when_the_configuration_says_so` |
 //! | S4-5 | a former primary comes back | `failover::a_node_that_cannot_be_rewound_is_copied_anew_and_its_old_data_is_kept` |
 //! | S4-6 | traffic resumes | `failover_runs::clients_keep_their_connections_and_go_on_elsewhere_when_the_postmaster_is_killed` |
+//! | S4-7 | commands for single nodes | `operate::maintenance_and_single_nodes_are_operated_from_the_command_line` |
 
 use std::path::Path;
 
