@@ -72,7 +72,7 @@ routing:
 
 negative-control:
 	@scripts/need rust postgres
-	$(CARGO) test --test it -- foreign::a_build leaks::a_build consistency::a_build --ignored --test-threads=1 --nocapture
+	$(CARGO) test --test it -- foreign::a_build leaks::a_build consistency::a_build faults::a_build --ignored --test-threads=1 --nocapture
 
 lint:
 	@scripts/need rust lint

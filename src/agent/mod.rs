@@ -17,6 +17,8 @@ pub mod api;
 pub mod ask;
 pub mod config;
 pub mod course;
+#[cfg(feature = "negative-control")]
+pub mod defect;
 pub mod durable;
 pub mod epochs;
 pub mod events;

@@ -12,6 +12,8 @@ pub enum Defect {
     NoReset,
     /// What a session has seen is bounded by the sample before the right one.
     EarlyStamp,
+    /// One of the agent's (`agent/defect.rs`), none of the data path's.
+    Elsewhere,
 }
 
 /// Whether this process has it.
@@ -19,6 +21,7 @@ pub fn has(defect: Defect) -> bool {
     static CHOSEN: LazyLock<Defect> = LazyLock::new(|| match std::env::var("HOWDAH_DEFECT").as_deref() {
         Ok("no-reset") => Defect::NoReset,
         Ok("early-stamp") => Defect::EarlyStamp,
+        Ok("dead-postmaster") => Defect::Elsewhere,
         _ => Defect::EarlyRelease,
     });
     *CHOSEN == defect

@@ -9,6 +9,7 @@ use howdah::demo::checker::Verdict;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::managed::{lent, managed};
+use crate::support::orphans::Orphans;
 use crate::support::{Node, SOON, eventually, poll};
 
 /// Nothing was repeated, and nothing that was refused has happened.
@@ -209,6 +210,26 @@ fn a_standby_that_somebody_promotes_by_hand_is_fenced_and_gets_no_clients() {
     let window = checker.window(mark);
     assert_eq!(window.servers, [i32::from(managed.node(&primary).port())]);
     lossless(&managed.judged(checker));
+}
+
+/// Without this, orphans that acknowledge nothing after a failover would prove nothing.
+#[test]
+#[ignore = "builds howdah a second time: make test runs it last, as does make negative-control"]
+fn a_build_that_takes_a_dead_postmaster_for_a_fence_is_caught() {
+    let managed = managed()
+        .failover("restart_if = \"0\"")
+        .binary(&crate::foreign::defective())
+        .environment("HOWDAH_DEFECT", "dead-postmaster")
+        .start();
+    let old = managed.settled();
+    let orphans = Orphans::start(managed.node(&old));
+    managed.until("both have begun", || orphans.acknowledged() > 200 && orphans.procedure_commits());
+    assert!(managed.node(&old).signal(Signal::KILL));
+    let new = managed.other_primary(&old);
+    // there is another primary, and here somebody goes on committing what it will never have
+    let left = managed.node(&old).processes();
+    assert!(!left.is_empty() && orphans.procedure_commits(), "{new} is the primary; left of {old}: {left:?}");
+    managed.node(&old).kill_all().unwrap();
 }
 
 #[test]

@@ -273,15 +273,14 @@ fn the_checker_counts_what_is_lost_and_what_is_in_doubt() {
 }
 
 #[test]
-fn servers_of_a_killed_postmaster_go_on_acknowledging_commits() {
+fn servers_of_a_killed_postmaster_go_on_committing() {
     let cluster = builder().start().unwrap();
     let node = cluster.primary();
     let orphans = Orphans::start(node);
     eventually("both commit", SOON, || orphans.acknowledged() > 100 && orphans.procedure_commits());
     node.kill().unwrap();
-    let at_death = orphans.acknowledged();
-    eventually("acknowledgements of the dead", SOON, || orphans.acknowledged() > at_death + 10);
-    assert!(!node.processes().is_empty());
+    // one that has to wait for its client notices; the procedure waits for nobody
+    assert!(!node.processes().is_empty() && orphans.procedure_commits());
     node.kill_all().unwrap();
     eventually("the end of both", SOON, || orphans.are_over());
 }

@@ -46,6 +46,13 @@ impl Session {
             let mut server = match pool.checkout(&self.worker, &self.handle) {
                 Lent::Server(server) => server,
                 Lent::Full => return Err(ClientError::TooManyWaiting.into()),
+                Lent::Queued(ticket)
+                    if replica.is_none() && self.worker.shared.board.version() != self.member.version =>
+                {
+                    // the primary has changed while this one came to the queue: whoever sends those on who wait here may have been
+                    pool.leave(&self.worker, &self.handle, ticket);
+                    continue;
+                }
                 Lent::Queued(ticket) => {
                     self.deadlines.reserve = pool.reserve_due_ms(self.worker.shared.now_us());
                     self.begin_wait();
