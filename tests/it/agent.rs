@@ -282,8 +282,12 @@ fn a_fenced_node_has_no_process_and_whoever_starts_it_starts_it_read_only() {
     let (status, failure) = pair.refused(&pair.order("old", 6, Directive::Restart { primary: true }));
     assert_eq!((status, failure.code), (409, Code::StaleEpoch), "{failure}");
     assert_eq!(node.in_recovery().ok(), Some(true));
+    // it is a standby's directory now: opened as it is it would go on with a timeline that may be another's
+    pair.take(&pair.order("restart", 7, Directive::Restart { primary: true }));
+    let job = pair.ended("restart");
+    assert_eq!(job.failure.map(|failure| failure.code), Some(Code::WrongRole));
     // the coordinator, under its epoch
-    pair.completed(&pair.order("restart", 7, Directive::Restart { primary: true }));
+    pair.completed(&pair.order("promote", 7, Directive::Promote { slots: Vec::new() }));
     eventually("it accepts writes", BOUND, || node.sql("CREATE TABLE IF NOT EXISTS t ()").is_ok());
     assert!(!pair.status().postgres.latched);
 }

@@ -94,8 +94,17 @@ fn a_fence_ends_a_postmaster_that_is_stopped_and_orphans_and_is_content_with_not
     assert!(a.in_recovery().unwrap());
     let refused = bench.run("a", Directive::Demote).unwrap_err();
     assert_eq!(refused.code, Code::WrongRole, "{refused}");
+    // who opened that for writes would go on with a timeline that may be another's by now
+    let refused = bench.run("a", Directive::Restart { primary: true }).unwrap_err();
+    assert_eq!(refused.code, Code::WrongRole, "{refused}");
+    assert!(a.in_recovery().unwrap() && latch::is_set(&a.data_directory()));
+    let promoted = bench.run("a", Directive::Promote { slots: Vec::new() }).unwrap();
+    assert_eq!(promoted["timeline"], "2");
+    assert!(!a.in_recovery().unwrap() && !latch::is_set(&a.data_directory()));
+    // one that has not run since it was fenced is what it was
+    bench.run("a", Directive::Fence).unwrap();
     let restarted = bench.run("a", Directive::Restart { primary: true }).unwrap();
-    assert_eq!(restarted["timeline"], "1");
+    assert_eq!(restarted["timeline"], "2");
     assert!(!a.in_recovery().unwrap() && !latch::is_set(&a.data_directory()));
     bench.run("a", Directive::Restart { primary: false }).unwrap();
     assert!(!a.in_recovery().unwrap());

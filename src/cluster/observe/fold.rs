@@ -34,7 +34,8 @@
 //!
 //! Not covered: a session that is sent to a node as to a standby in the moment between its promotion and the view
 //! that shows it, and reads there what somebody else has written already. That reply is stamped with the era of the old
-//! primary, until the next view makes it one of an older era.
+//! primary, until the next view makes it one of an older era. Nor a node that was the primary, and is again after a promotion that
+//! no view has shown: a session that was sent there before sees more than a sample of the primary in between bounds.
 
 use std::time::Duration;
 

@@ -105,6 +105,9 @@ impl World {
         let (node, session) = (at % 2, at % SESSIONS);
         let newest = self.servers.iter().map(|server| server.timeline).max().unwrap_or_default();
         let other_is_up = self.servers[1 - node].up;
+        // a second promotion before anybody has looked at the first is the limit that the fold names
+        let has_seen = |view: &ClusterView| view.nodes.iter().filter_map(|node| node.timeline).max();
+        let promotes = newest == 1 || self.views.last().and_then(has_seen) == Some(Timeline(newest));
         let (server, probe) = (&mut self.servers[node], &mut self.probes[node]);
         match what {
             0..=29 if server.role == Role::Primary => server.place += 1,
@@ -115,7 +118,7 @@ impl World {
                 (server.up, server.place) = (true, server.flushed);
                 (server.incarnation, server.restarts) = (server.incarnation + 1, server.restarts + 1);
             }
-            48 if server.up && server.role == Role::Standby => {
+            48 if promotes && server.up && server.role == Role::Standby => {
                 (server.role, server.timeline, server.restarts) = (Role::Primary, newest + 1, 0);
             }
             49..=54 if !server.up && other_is_up && server.timeline < newest => {
