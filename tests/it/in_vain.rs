@@ -26,7 +26,7 @@ fn contended(howdah: &Howdah) -> (Client, Client) {
 
 #[test]
 fn a_begin_that_waits_in_vain_is_accepted_and_its_first_statement_refused() {
-    let howdah = Howdah::shared("[pool]\nsize = 1\n[timeouts]\nquery_wait = \"200ms\"");
+    let howdah = Howdah::shared("[pool]\nsize = 1\n[timeouts]\nquery_wait = \"800ms\"");
     let (mut first, mut second) = contended(&howdah);
     assert_eq!(second.query_short("INSERT INTO t VALUES (1)"), ["E:53300", "Z:I"]);
     // nothing was refused in it: it is what PostgreSQL makes of an empty block
@@ -53,7 +53,7 @@ fn a_begin_that_waits_in_vain_is_accepted_and_its_first_statement_refused() {
 
 #[test]
 fn in_the_extended_protocol_a_begin_alone_is_accepted_and_a_batch_refused_as_a_whole() {
-    let howdah = Howdah::shared("[pool]\nsize = 1\n[timeouts]\nquery_wait = \"200ms\"");
+    let howdah = Howdah::shared("[pool]\nsize = 1\n[timeouts]\nquery_wait = \"800ms\"");
     let (mut first, mut second) = contended(&howdah);
     assert_eq!(run(&mut second, &batch(&["BEGIN", "INSERT INTO t VALUES (1)"])), ["E:53300", "Z:I"]);
     assert_eq!(run(&mut second, &batch(&["BEGIN"])), ["1", "2", "C:BEGIN", "Z:T"]);
@@ -78,7 +78,7 @@ fn in_the_extended_protocol_a_begin_alone_is_accepted_and_a_batch_refused_as_a_w
 fn a_begin_without_a_primary_is_accepted_and_its_first_statement_told_why() {
     let cluster = builder().start().unwrap();
     let tenant = Tenant::on(cluster.primary());
-    let howdah = Howdah::before(cluster.nodes(), "[timeouts]\nquery_wait = \"300ms\"");
+    let howdah = Howdah::before(cluster.nodes(), "[timeouts]\nquery_wait = \"800ms\"");
     let mut client = howdah.login(&tenant);
     client.query("SELECT 1");
     cluster.primary().kill_all().unwrap();
