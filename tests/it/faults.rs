@@ -181,6 +181,12 @@ fn a_standby_that_lacks_too_much_is_not_promoted_however_sure_it_is_of_itself() 
     kill_process(Pid::from_raw(sender.cell().unwrap().parse().unwrap()).unwrap(), Signal::STOP).unwrap();
     managed.node("a").sql("CREATE TABLE more AS SELECT generate_series(1, 100000) AS i").unwrap();
     managed.until("b has it", || managed.node("b").sql("SELECT count(*) FROM more").is_ok());
+    // what was written since the last look is nobody's knowledge
+    managed.until("the coordinator knows what c lacks", || {
+        let main = managed.main();
+        let c = main["nodes"].as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == "c").cloned());
+        c.is_some_and(|c| c["refused"]["reason"] == "lagging")
+    });
     // and b is gone with its machine
     managed.agent("b").kill_for_good();
     managed.node("b").kill_all().unwrap();
