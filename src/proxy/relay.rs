@@ -618,6 +618,7 @@ impl Session {
         if ServerError::read(body).fatal {
             // it had gone before; nothing was wrong with the settings
             loan.fatal = Some(body.into());
+            loan.untaken = loan.turn_sent;
             incoming.forget_turn(at, &mut self.pending);
             return Err(End::ServerLost);
         }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -66,6 +67,45 @@ fn a_statement_whose_server_goes_away_under_it_is_in_doubt_and_the_session_goes_
         assert_eq!(wire::short(&messages[messages.len() - 2..]), ["E:08007", "Z:I"]);
         assert_eq!(client.value("SELECT 2"), "2");
     }
+}
+
+/// The server process ends before it has looked at what has been sent to it.
+fn end_unread(pid: &str, send: impl FnOnce()) {
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args(["-s", name, pid]).status().unwrap().success());
+    };
+    signal("STOP");
+    send();
+    signal("TERM");
+    signal("CONT");
+}
+
+#[test]
+fn a_turn_that_came_with_settings_to_a_server_that_had_gone_is_answered_whole() {
+    let tenant = Tenant::shared();
+    let howdah = Howdah::shared("[pool]\nsize = 1\n");
+    let (mut client, mut other) = (howdah.login(&tenant), howdah.login(&tenant));
+    client.query("CREATE TABLE t (i int)");
+    client.query("SET application_name = 'mine'; SET work_mem = '5MB'");
+    let insert = wire::query("INSERT INTO t VALUES (1)");
+    let begin = wire::query("BEGIN; INSERT INTO t VALUES (1)");
+    let extended =
+        [wire::parse("", "INSERT INTO t VALUES (1)", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()]
+            .concat();
+    let commits = wire::query("INSERT INTO t VALUES (1); COMMIT");
+    for (turn, status) in [(insert, "Z:I"), (begin, "Z:E"), (extended, "Z:I"), (commits, "Z:I")] {
+        // the one server is in another state than this client
+        other.query("SET work_mem = '6MB'");
+        let pid = other.value("SELECT pg_backend_pid()");
+        end_unread(&pid, || {
+            client.send(&turn);
+            client.expect_silence(Duration::from_millis(100));
+        });
+        assert_eq!(wire::short(&client.read_until_ready()), ["E:40001", status], "nothing has run");
+        assert_eq!(client.query_short("ROLLBACK").last().map(String::as_str), Some("Z:I"));
+        assert_eq!(client.value("SHOW work_mem"), "5MB");
+    }
+    assert_eq!(client.value("SELECT count(*) FROM t"), "0");
 }
 
 #[test]

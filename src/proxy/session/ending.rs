@@ -61,10 +61,12 @@ impl Session {
     /// The server went away. What the client is told depends on what was on its way.
     fn server_lost(&mut self, loan: &Loan, server: Box<Server>) -> Result<(), End> {
         let pipeline = &server.pipeline;
-        let (status, readies, open) = (pipeline.status(), pipeline.readies(), pipeline.has_open_batch());
+        let status = pipeline.status();
+        // the pipeline takes a turn behind a failed prefix for skipped, as it is by a server that lives
+        let (readies, open) = if loan.untaken { (1, false) } else { (pipeline.readies(), pipeline.has_open_batch()) };
         // a state prefix that waits for the client's first turn is none of it; nor is a batch that stands open after a
         // statement was prepared (asyncpg's way), whose client expects nothing now
-        let idle = pipeline.quiet() && !(open && loan.acts) || !loan.used;
+        let idle = pipeline.quiet() && !loan.untaken && !(open && loan.acts) || !loan.used;
         let half_told = server.is_half_told();
         {
             let (node, user, database) = (&*loan.pool.key.node, &*loan.pool.key.user, &*loan.pool.key.database);
@@ -81,7 +83,7 @@ impl Session {
         let reads = visit.is_some_and(|_| !idle);
         if let Some(visit) = visit {
             self.pending.clear();
-            self.reads_lost(visit, &mut server);
+            self.reads_lost(visit, &mut server, readies, open);
         }
         // asked again they are not undone: `ask_again` has seen to them
         server.pipeline.abandon();
@@ -111,7 +113,7 @@ impl Session {
         }
         // its beginning and what follows are on their way, its end is not
         let begun = status == b'I' && loan.begins && !loan.rested && !idle;
-        if (status != b'I' || begun) && !loan.commits {
+        if (status != b'I' || begun) && (!loan.commits || loan.untaken) {
             let mut lost = LostBlock::new(if begun { b'T' } else { status });
             if !idle {
                 // the statement that was running learns it; what was pipelined behind it likewise
@@ -124,7 +126,7 @@ impl Session {
         if !idle {
             // a block that only reads has nothing to commit
             let reads = loan.visit.as_ref().is_some_and(|visit| visit.block);
-            let nothing = reads || !loan.acts;
+            let nothing = reads || !loan.acts || loan.untaken;
             let error = if nothing { ClientError::BlockLost } else { ClientError::OutcomeUnknown };
             self.tell_lost(&error, readies, open, b'I');
         }

@@ -242,6 +242,8 @@ pub struct Loan {
     pub(super) turn_sent: bool,
     /// The state prefix failed with this: the server is being put right, the client has been told.
     pub(super) prefix_failed: bool,
+    /// The server ended in front of that turn: nothing of it has run, and its replies are still owed to the client.
+    pub(super) untaken: bool,
     /// What puts it right has not been sent yet.
     pub(super) repair_due: bool,
     /// A COPY has been bound in the open batch: its Execute decides what the server does with the Sync behind it.
@@ -298,6 +300,7 @@ impl Loan {
             prefix: None,
             turn_sent: false,
             prefix_failed: false,
+            untaken: false,
             repair_due: false,
             copy_bound: false,
             copy_asked: false,

@@ -157,12 +157,12 @@ impl Session {
         self.scanned = 0;
     }
 
-    /// The server has gone, outside a block: what it owes is asked of another node.
-    pub(super) fn reads_lost(&mut self, visit: &Visit, server: &mut Server) {
+    /// The server has gone, outside a block: what it owes, so many answers and perhaps a batch without its end, is asked of
+    /// another node.
+    pub(super) fn reads_lost(&mut self, visit: &Visit, server: &mut Server, readies: usize, open: bool) {
         if let (Some(replicas), Some(at)) = (&mut self.member.replicas, visit.at) {
             replicas.avoid(at);
         }
-        let (readies, open) = (server.pipeline.readies(), server.pipeline.has_open_batch());
         if readies > 0 {
             self.asked_again = self.asked_again.saturating_add(1);
         }
