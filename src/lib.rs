@@ -11,6 +11,7 @@ pub mod directive;
 pub mod pg;
 pub mod protocol;
 pub mod sql;
+pub mod stats;
 pub mod topology;
 
 pub mod catalog;
@@ -26,4 +27,6 @@ pub mod proxy;
 
 pub mod admin;
 pub mod cli;
+pub mod console;
 pub mod demo;
+pub mod import;

@@ -11,7 +11,7 @@
 //! Beside it: [`shared`] (what all workers share), [`replication`] (connections that are one client's from dial to close), [`secrets`] (what proves a
 //! client, and logs it in to servers), [`server`] (a server connection),
 //! [`statements`] (what clients prepare, shared), [`cancel`] (a cancel key's way), [`client`] (what others may do to a
-//! client), [`pause`] (what a change of primary means here), [`census`] (who is connected), [`error`] (what a client can be told).
+//! client), [`pause`] (what a change of primary means here), [`census`] (who is connected), [`tally`] (what is counted), [`error`] (what a client can be told).
 
 pub mod accept;
 pub mod cancel;
@@ -31,6 +31,7 @@ pub mod server;
 pub mod session;
 pub mod shared;
 pub mod statements;
+pub mod tally;
 pub mod worker;
 
 use base64::Engine as _;

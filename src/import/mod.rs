@@ -1,0 +1,1 @@
+//! A howdah.toml from a PgBouncer configuration.
