@@ -5,7 +5,7 @@
 //! that touched settings the server is asked for the names involved, and for all of them where the text did not say
 //! which. Blocks, savepoints and errors are not modelled: the server knows what became of them.
 //!
-//! Pure. Not here: what a text does (`sql/effects.rs`), the asking (`settle.rs`).
+//! Pure. Not here: what a text does (`sql/effects`), the asking (`settle.rs`).
 
 use crate::sql::assignment::{Assignments, Lone, custom_names};
 use crate::sql::effects::Effects;
