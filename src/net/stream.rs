@@ -198,6 +198,23 @@ impl Stream {
         }
     }
 
+    /// Protocol and cipher suite, as PgBouncer's `SHOW CLIENTS` has them: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
+    #[must_use]
+    pub fn tls_words(&self) -> Option<String> {
+        let (version, suite) = match self {
+            Self::Plain(_) => return None,
+            Self::Accepted(tls) => (tls.get_ref().1.protocol_version(), tls.get_ref().1.negotiated_cipher_suite()),
+            Self::Dialled(tls) => (tls.get_ref().1.protocol_version(), tls.get_ref().1.negotiated_cipher_suite()),
+        };
+        let version = match version {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        let suite = suite.and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+        Some(format!("{version}/{}", suite.replace("TLS13_", "TLS_")))
+    }
+
     /// Reads what is there into `into`; 0 is the end.
     ///
     /// # Errors

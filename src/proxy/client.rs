@@ -81,6 +81,17 @@ enum Target {
     Server(Arc<Identity>),
 }
 
+/// What a client does, as far as others can see.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// Nothing that needs a server.
+    Idle,
+    /// It waits for a server.
+    Waiting,
+    /// This server works for it, or is kept for it.
+    Working(Arc<Identity>),
+}
+
 impl ClientHandle {
     /// A client of `worker`.
     #[must_use]
@@ -235,6 +246,16 @@ impl ClientHandle {
     /// No server works for this client from now on: a cancel that has not begun yet hits nothing.
     pub fn not_working(&self) {
         *self.target.lock() = Target::Idle;
+    }
+
+    /// What it does now.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match &*self.target.lock() {
+            Target::Idle => Standing::Idle,
+            Target::Waiting => Standing::Waiting,
+            Target::Server(identity) => Standing::Working(Arc::clone(identity)),
+        }
     }
 
     /// A cancel has come. Either its wait ends, or the answer is the server to send the cancel to, which stays out of

@@ -15,6 +15,7 @@ use super::cancel::Cancels;
 use super::census::Census;
 use super::pool::budget::{Budget, Budgets};
 use super::pool::{Pool, PoolKey, PoolSettings};
+use super::roster::Roster;
 use super::route::counters::Counters;
 use super::route::lens::Lists;
 use super::route::standbys::Standbys;
@@ -124,8 +125,10 @@ pub struct Shared {
     standbys: Mutex<BTreeMap<Arc<str>, Arc<Standbys>>>,
     /// How many requests went where: by worker.
     pub counters: Vec<Counters>,
-    /// Who is connected.
+    /// Who is connected, counted.
     pub census: Census,
+    /// The same by name, and all server connections.
+    pub roster: Roster,
     /// What cancels look up.
     pub cancels: Cancels,
     /// All statements.
@@ -166,6 +169,7 @@ impl Shared {
             standbys: Mutex::default(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
             census: Census::default(),
+            roster: Roster::default(),
             cancels: Cancels::default(),
             statements: Registry::default(),
             neutral: settings.intern(Settings::default()),

@@ -31,6 +31,7 @@ use super::census::{Census, ClientLimits, Place};
 use super::client::{ClientHandle, Signal};
 use super::error::ClientError;
 use super::replication::Replication;
+use super::roster::{Arrival, ClientEntry, Ends, Roster};
 use super::session::Session;
 use super::session::settings::Settings;
 use super::worker::{Accepted, Guest, Worker};
@@ -90,6 +91,8 @@ pub struct Claim {
 pub struct Presence {
     /// Its place in the census.
     pub place: Place,
+    /// Its line on the roster.
+    pub entry: ClientEntry,
     /// Its cancel key.
     pub key: Option<CancelKey>,
     /// Its worker.
@@ -242,7 +245,15 @@ async fn welcome(
     let Some(profile) = profile else {
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
     };
-    let presence = Presence { place, key: None, worker: Rc::clone(worker) };
+    let arrival = Arrival {
+        database: &claim.database,
+        user: &claim.user,
+        settings: &claim.settings,
+        replication: claim.replication,
+        ends: Ends::of(stream, unix_port(peer)),
+    };
+    let entry = Roster::client(shared, handle, arrival);
+    let presence = Presence { place, entry, key: None, worker: Rc::clone(worker) };
     if claim.replication.is_some() {
         let client = Proven { stream, last: proven, sent: intake.into_rest() };
         return replication::greet(worker, handle, client, &profile, &claim, presence).await.map(Visitor::Replication);
@@ -251,6 +262,11 @@ async fn welcome(
     let mut session = greeting::greet(worker, handle, stream, proven, guest, presence).await?;
     session.has_sent(intake.into_rest());
     Ok(Visitor::Client(session))
+}
+
+/// The port in the name of a listener's socket file, `.s.PGSQL.6432`.
+fn unix_port(path: &str) -> u16 {
+    path.rsplit_once(".s.PGSQL.").and_then(|(_, port)| port.parse().ok()).unwrap_or_default()
 }
 
 /// Who the client says it is and what it has set.

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Pool, hang_up};
 use crate::proxy::error::ClientError;
+use crate::proxy::roster::Roster;
 use crate::proxy::server::Server;
 use crate::proxy::server::connect::{self, DialError};
 use crate::proxy::session::settings::Settings;
@@ -59,7 +60,11 @@ impl Pool {
             match dialled.await {
                 Err(error)
                     if error.blames_credential() && shared.refused(&self.key.cluster, &self.key.user, &credential) => {}
-                Ok(server) => return Ok(Box::new(Server { epoch, ..server })),
+                Ok(server) => {
+                    let whose = (&*settings.dbname, &**startup);
+                    let entry = Roster::server(shared, &self.key, &server.identity, &server.stream, whose);
+                    return Ok(Box::new(Server { epoch, entry: Some(entry), ..server }));
+                }
                 Err(error) => return Err(error),
             }
         }

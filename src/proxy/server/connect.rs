@@ -241,6 +241,7 @@ pub async fn connect(
             out: None,
             out_sent: 0,
             deaf: false,
+            entry: None,
         })
     };
     match within {

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use self::kept::Kept;
 use self::statements::Prepared;
+use super::roster::ServerEntry;
 use super::session::settings::{Reported, Settings};
 use crate::net::buffer::Growing;
 use crate::net::dial::Place;
@@ -121,6 +122,12 @@ impl Identity {
         self.cancels.load(Ordering::Acquire) > 0
     }
 
+    /// How many cancels are on their way.
+    #[must_use]
+    pub fn cancels(&self) -> u32 {
+        self.cancels.load(Ordering::Acquire)
+    }
+
     /// Whether a cancel might arrive at any time.
     #[must_use]
     pub fn is_tainted(&self) -> bool {
@@ -189,6 +196,8 @@ pub struct Server {
     pub kept: Kept,
     /// Its socket does not take bytes any more; what it still says is read.
     pub deaf: bool,
+    /// Its line on the roster, once it is some pool's.
+    pub entry: Option<ServerEntry>,
 }
 
 impl Server {

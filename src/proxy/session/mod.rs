@@ -154,7 +154,7 @@ pub struct Session {
     /// The server this session depended on is gone: its next request ends it with this.
     session_lost: Option<ClientError>,
     deadlines: Deadlines,
-    _presence: Presence,
+    presence: Presence,
 }
 
 impl Session {
@@ -191,7 +191,7 @@ impl Session {
             asked_again: 0,
             session_lost: None,
             deadlines: Deadlines::default(),
-            _presence: presence,
+            presence,
         }
     }
 

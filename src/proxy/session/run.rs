@@ -128,6 +128,9 @@ impl Session {
         self.stamp(&loan, routed);
         self.quiet_deadlines();
         self.names.leave_server();
+        if self.names.is_used() {
+            self.presence.entry.facts.set_prepared(self.names.len());
+        }
         loan.server = Some(server);
         loan.relayed = false;
         match relayed {

@@ -132,6 +132,7 @@ impl Session {
     fn has_settings(&mut self, wants: Settings, applied: Settings, server: &mut Server) {
         let interner = &self.worker.shared.settings;
         self.wants = interner.intern(wants);
+        self.presence.entry.facts.set_settings(&self.wants);
         server.applied = interner.intern(applied);
     }
 

@@ -199,6 +199,12 @@ impl ClientStatements {
         self.0 = None;
     }
 
+    /// Whether there has been any name since the client came, or has forgotten all.
+    #[must_use]
+    pub const fn is_used(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// How many names there are.
     #[must_use]
     pub fn len(&self) -> usize {
