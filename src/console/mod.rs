@@ -1,1 +1,6 @@
 //! The admin console: the databases `pgbouncer` (PgBouncer's console to the byte) and `howdah` (the same and more).
+
+pub mod command;
+mod own;
+pub mod refusal;
+mod words;

@@ -45,6 +45,8 @@ impl SqlState {
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     /// Not a statement, or not a command-line switch, that is understood.
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
+    /// There is no such thing.
+    pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     /// Not allowed for this user.
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     /// A limit on connections or waiting is reached.
@@ -63,6 +65,8 @@ impl SqlState {
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     /// The session was idle for longer than it may.
     pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
+    /// The configuration is wrong. PgBouncer: what a failed RELOAD answers.
+    pub const CONFIG_FILE_ERROR: Self = Self(*b"F0000");
     /// A defect of howdah.
     pub const INTERNAL_ERROR: Self = Self(*b"XX000");
 
