@@ -33,6 +33,7 @@ use crate::proxy::pause;
 use crate::proxy::route::counters::Event;
 use crate::proxy::route::explain::explain;
 use crate::proxy::shared::{Running, Shared};
+use crate::proxy::tally::period;
 use crate::proxy::worker::{Worker, WorkerGate};
 use crate::sql::class::Reason;
 use crate::topology::Board;
@@ -116,6 +117,7 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     let workers = config.limits.workers.count();
     let shared = Arc::new(Shared::new(running, Arc::clone(&board), catalog, hidden, workers));
     let monitor = Arc::new(watch(clusters, Arc::clone(&board)));
+    tokio::spawn(period::watch(Arc::clone(&shared)));
     tokio::spawn(pause::watch(Arc::clone(&shared))); // once: two would open each other's gates
     let store = Arc::new(LocalStore::at(&config.store.path));
     let coordinators = Coordinators::start(store, managed(&config)?, Arc::clone(&board), Arc::clone(&monitor));

@@ -19,6 +19,7 @@ use super::network::Network;
 use super::pool::Pool;
 use super::routing::Routing;
 use super::secret::Secret;
+use super::stats::Stats;
 use super::store::Store;
 use super::timeouts::Timeouts;
 use super::user::User;
@@ -78,6 +79,10 @@ pub struct Config {
     /// Metrics, health and the API.
     #[serde(default)]
     pub http: Http,
+
+    /// Over what time averages are taken, and whether they are written to the log.
+    #[serde(default)]
+    pub stats: Stats,
 
     /// Where the daemon keeps what must outlive it: who the primary of each cluster is, what it was about to do, the history. Only
     /// used for clusters whose failover mode is not `"observe"`.

@@ -18,6 +18,7 @@ use super::listener::Listener;
 use super::network::Network;
 use super::pool::{Pool, PoolOverlay};
 use super::routing::Routing;
+use super::stats::Stats;
 use super::store::Store;
 use super::timeouts::{Timeouts, TimeoutsOverlay};
 use super::tls::{ListenerTls, NodeTls};
@@ -126,6 +127,7 @@ fn declared(name: &str) -> &'static [&'static str] {
         "NodeTls" => fields_of::<NodeTls>(),
         "Database" => fields_of::<Database>(),
         "Http" => fields_of::<Http>(),
+        "Stats" => fields_of::<Stats>(),
         "Store" => fields_of::<Store>(),
         "Log" => fields_of::<Log>(),
         _ => &[],

@@ -37,6 +37,10 @@ pub struct ClientHandle {
     signals: AtomicU8,
     /// Milliseconds on the worker's clock; 0 is none.
     deadline_ms: AtomicU64,
+    /// When its last request was here, in microseconds since the start; 0 before the first.
+    pub asked_us: AtomicU64,
+    /// When the request that waits for a server was; 0 when none does.
+    pub waits_since_us: AtomicU64,
     waker: Mutex<Option<Waker>>,
     slot: Mutex<Slot>,
     target: Mutex<Target>,
@@ -101,6 +105,8 @@ impl ClientHandle {
             worker,
             signals: AtomicU8::new(0),
             deadline_ms: AtomicU64::new(0),
+            asked_us: AtomicU64::new(0),
+            waits_since_us: AtomicU64::new(0),
             waker: Mutex::default(),
             slot: Mutex::default(),
             target: Mutex::default(),

@@ -125,7 +125,7 @@ impl Session {
                 moved = true;
             }
             if !self.outbox.is_empty() {
-                match self.outbox.poll_send(&mut self.stream, cx) {
+                match self.poll_outbox(cx) {
                     Poll::Ready(Ok(())) => moved = true,
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Gone)),
                     Poll::Pending => {}
@@ -173,6 +173,7 @@ impl Session {
                     close_batch(server)?;
                     continue;
                 }
+                self.count_volume(loan, server);
                 self.inbox.park();
                 return Poll::Pending;
             }
@@ -211,7 +212,7 @@ impl Session {
     /// Reads ahead while nothing may be passed on: a client that leaves must be seen leaving.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         while !self.inbox.is_full() {
-            match self.inbox.poll_fill(&mut self.stream, cx) {
+            match self.poll_fill(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0) | Err(_)) => return Err(End::Gone),
                 Poll::Ready(Ok(_)) => {}
@@ -232,7 +233,7 @@ impl Session {
         if self.inbox.is_full() {
             return Ok(moved);
         }
-        match self.inbox.poll_fill(&mut self.stream, cx) {
+        match self.poll_fill(cx) {
             Poll::Pending => Ok(moved),
             Poll::Ready(Ok(0) | Err(_)) => Err(End::Gone),
             Poll::Ready(Ok(_)) => {
@@ -254,6 +255,7 @@ impl Session {
             Poll::Ready(Ok(read)) if read > 0 => read,
             Poll::Ready(_) => return Poll::Ready(Err(End::ServerLost)),
         };
+        self.time_passes();
         if carried > 0 {
             if let Some(front) = lent.get_mut(HEADROOM..HEADROOM + carried) {
                 front.copy_from_slice(&server.carry);
@@ -273,7 +275,7 @@ impl Session {
             loan.is_answered();
         }
         if !self.outbox.is_empty()
-            && let Poll::Ready(Err(_)) = self.outbox.poll_send(&mut self.stream, cx)
+            && let Poll::Ready(Err(_)) = self.poll_outbox(cx)
         {
             return Poll::Ready(Err(End::Gone));
         }
@@ -352,6 +354,9 @@ impl Session {
             let Ok(receipt) = server.pipeline.receive(tag, first) else {
                 return Err(desync(loan, server, tag));
             };
+            if tag == b'D' && receipt == Receipt::Forward {
+                server.runs.row();
+            }
             // rows, the bulk of everything, need nothing more
             if receipt == Receipt::Forward
                 && matches!(tag, b'D' | b'd' | b'T' | b'2' | b'1')
@@ -417,10 +422,12 @@ impl Session {
                 }
                 b'A' => Ok(self.is_session_mode() || loan.listens()),
                 b'C' => {
+                    self.count_command(b'C', server);
                     let tag = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
                     self.note_command(loan, server, tag);
                     if loan.alone == Alone::Warned {
                         loan.alone = Alone::Told;
+                        self.count_error(loan, server, Some(ClientError::CommitAlone.code()));
                         ClientError::CommitAlone.write(incoming.at(at, &mut self.pending));
                         return Ok(false);
                     }
@@ -442,6 +449,10 @@ impl Session {
                     Ok(!is_last)
                 }
                 b'E' => self.heed_error(loan, server, incoming, at, &body(incoming)),
+                b'I' | b's' => {
+                    self.count_command(tag, server);
+                    Ok(true)
+                }
                 _ => Ok(true),
             },
             Receipt::Swallow => {
@@ -451,6 +462,10 @@ impl Session {
                 Ok(false)
             }
             Receipt::Replace(message) => {
+                if tag == b'E' {
+                    let told = ServerError::read(message.get(HEADER_LEN..).unwrap_or_default());
+                    self.count_error(loan, server, told.code);
+                }
                 incoming.at(at, &mut self.pending).extend_from_slice(&message);
                 Ok(false)
             }
@@ -467,6 +482,7 @@ impl Session {
             }
             Receipt::Ready => {
                 self.note_ready(loan, server, incoming, at)?;
+                self.count_ready(loan, server);
                 if let Some(visit) = &mut loan.visit {
                     self.turn_answered(server);
                     visit.told = false;
@@ -510,6 +526,7 @@ impl Session {
         }
         // a statement outside a block may be committed behind its CommandComplete
         if std::mem::replace(&mut loan.alone, Alone::No) == Alone::Warned {
+            self.count_error(loan, server, Some(ClientError::CommitAlone.code()));
             ClientError::CommitAlone.write(incoming.at(at, &mut self.pending));
         }
         let status = server.pipeline.status();
@@ -588,9 +605,11 @@ impl Session {
         }
         if loan.expiry_underway && error.code == Some(SqlState::QUERY_CANCELED) {
             loan.query_expired = false;
+            self.count_error(loan, server, Some(ClientError::QueryTimeout.code()));
             ClientError::QueryTimeout.write(incoming.at(at, &mut self.pending));
             return Ok(false);
         }
+        self.count_error(loan, server, error.code);
         // the server knows the statement by another name than the client
         if error.code == Some(SqlState::PROTOCOL_VIOLATION)
             && let Some((id, servers)) = Statement::named_in(&error.message)
@@ -633,6 +652,11 @@ impl Session {
             return Ok(());
         }
         server.kept.clear(); // the client is told
+        self.count_error(loan, server, ServerError::read(body).code);
+        if turn_ended {
+            self.count_ready(loan, server);
+        }
+        server.runs.forget();
         let made = incoming.at(at, &mut self.pending);
         error_response::relabel(made, Severity::Error, body);
         if turn_ended {

@@ -24,11 +24,13 @@ use super::secrets::{FileUsers, Secrets};
 use super::server::Endpoint;
 use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
+use super::tally::Tallies;
 use crate::catalog::{HiddenCatalog, Verifiers};
 use crate::config::{Config, NodeTls, Profile, RoutingRole, TlsMode, TlsNegotiation};
 use crate::net::dial::{Dialer, Target};
 use crate::net::tls::{ServerTls, TlsError, client_config, server_config};
 use crate::net::way::Way;
+use crate::stats::Totals;
 use crate::topology::{Board, ClusterView, Epoch, NodeName, Role};
 
 /// The configuration in force, and what was made of it once.
@@ -126,6 +128,9 @@ pub struct Shared {
     /// How many requests went where: by worker.
     pub counters: Vec<Counters>,
     /// Who is connected, counted.
+    /// What is counted beside the pools.
+    pub tallies: Tallies,
+    /// Who is connected.
     pub census: Census,
     /// The same by name, and all server connections.
     pub roster: Roster,
@@ -168,6 +173,7 @@ impl Shared {
             pools: Pools::new(workers),
             standbys: Mutex::default(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
+            tallies: Tallies::new(workers),
             census: Census::default(),
             roster: Roster::default(),
             cancels: Cancels::default(),
@@ -333,6 +339,8 @@ pub struct Pools {
     /// By cluster: the node where nothing begins now. Changed under the lock of `by_key`, so that no pool comes into being
     /// beside it.
     held: Mutex<BTreeMap<Arc<str>, NodeName>>,
+    /// What pools have counted that are gone, by database. Changed under the lock of `by_key`, so that nothing counts twice.
+    departed: Mutex<BTreeMap<Arc<str>, Totals>>,
     databases: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
     users: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
 }
@@ -343,6 +351,7 @@ impl Pools {
             workers: AtomicUsize::new(workers),
             by_key: Mutex::default(),
             held: Mutex::default(),
+            departed: Mutex::default(),
             databases: Mutex::default(),
             users: Mutex::default(),
         }
@@ -377,6 +386,13 @@ impl Pools {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Pool>> {
         self.by_key.lock().values().cloned().collect()
+    }
+
+    /// All of them, and what those have counted that are gone.
+    #[must_use]
+    pub fn all_and_departed(&self) -> (Vec<Arc<Pool>>, BTreeMap<Arc<str>, Totals>) {
+        let by_key = self.by_key.lock();
+        (by_key.values().cloned().collect(), self.departed.lock().clone())
     }
 
     /// Nothing begins at a node from now on, in no pool there is or will be, until [`Self::go_on`].
@@ -432,7 +448,11 @@ impl Pools {
         by_key.retain(|key, pool| {
             pool.set_retired(!in_use(key));
             // sessions hold their pool: one that only this map holds is nobody's
-            Arc::strong_count(pool) > 1 || !pool.is_empty()
+            let stays = Arc::strong_count(pool) > 1 || !pool.is_empty();
+            if !stays {
+                *self.departed.lock().entry(Arc::clone(&key.database)).or_default() += pool.blocks.totals();
+            }
+            stays
         });
     }
 }

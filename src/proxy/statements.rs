@@ -42,6 +42,8 @@ pub struct Statement {
     pub effects: Effects,
     /// What it is for routing, once somebody has asked.
     analysis: OnceLock<Arc<Analysis>>,
+    /// The hash of its fingerprint, likewise.
+    fingerprint: OnceLock<u64>,
     /// Whether it has been parsed as an unnamed statement before.
     seen: AtomicBool,
 }
@@ -72,6 +74,11 @@ impl Statement {
     /// What it is for routing.
     pub fn analysis(&self, classes: &ClassCache) -> &Arc<Analysis> {
         self.analysis.get_or_init(|| classes.analyse(self.sql(), true))
+    }
+
+    /// By what statistics know it: [`ClassCache::fingerprint`].
+    pub fn fingerprint(&self, classes: &ClassCache) -> u64 {
+        *self.fingerprint.get_or_init(|| classes.fingerprint(self.sql()))
     }
 
     /// Notes one more use as an unnamed statement; `true` when it was not the first.
@@ -132,6 +139,7 @@ impl Registry {
             opening: Opening::of(sql),
             effects: Effects::of(sql),
             analysis: OnceLock::new(),
+            fingerprint: OnceLock::new(),
             seen: AtomicBool::new(false),
         });
         known.insert(ByDefinition(Arc::clone(&statement)));

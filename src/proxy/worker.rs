@@ -17,6 +17,7 @@ use super::client::{ClientHandle, Signal};
 use super::handshake;
 use super::shared::Shared;
 use super::statements::Cache;
+use super::tally::followed::Followers;
 use crate::net::stream::Socket;
 use crate::sql::cache::ClassCache;
 
@@ -93,6 +94,8 @@ pub struct Worker {
     pub statements: Cache,
     /// What texts are, for routing.
     pub classes: ClassCache,
+    /// The statements it follows.
+    pub followers: Followers,
     clients: RefCell<HashMap<u64, Arc<ClientHandle>, foldhash::fast::RandomState>>,
     load: Arc<AtomicUsize>,
     draining: Cell<bool>,
@@ -139,9 +142,11 @@ impl Worker {
     /// A worker without clients; `load` is what its gate shows.
     #[must_use]
     pub fn new(id: usize, shared: Arc<Shared>, load: Arc<AtomicUsize>) -> Self {
+        let shelf = shared.tallies.beside(id).map(|beside| Arc::clone(&beside.shelf)).unwrap_or_default();
         Self {
             id,
             shared,
+            followers: Followers::new(shelf),
             statements: Cache::default(),
             classes: ClassCache::default(),
             clients: RefCell::default(),

@@ -16,6 +16,9 @@ use super::fingerprint;
 /// Entries that can have hashes which lead to one place.
 const WAYS: usize = 8;
 
+/// What fingerprints are hashed with where the same hash is wanted everywhere.
+const SEED: u64 = 0x686f_7764_6168;
+
 /// Buckets that are looked through for something to forget, at most, per new entry.
 const SWEEP_MAX: usize = 256;
 
@@ -50,6 +53,11 @@ struct Table {
     buckets: Vec<Bucket>,
     /// The fingerprint that is being looked up.
     scratch: Vec<u8>,
+    /// The text whose fingerprint that is: who asks what it is and who counts it ask one after the other.
+    last: Vec<u8>,
+    last_hints: bool,
+    /// What was found for it.
+    found: Option<Arc<Analysis>>,
     len: usize,
     bytes: usize,
     bytes_max: usize,
@@ -94,6 +102,9 @@ impl ClassCache {
         let table = Table {
             buckets: std::iter::repeat_with(Bucket::default).take(buckets).collect(),
             scratch: Vec::with_capacity(TEXT_MAX),
+            last: Vec::with_capacity(TEXT_MAX),
+            last_hints: true,
+            found: None,
             len: 0,
             bytes: 0,
             bytes_max: bounds.bytes,
@@ -116,18 +127,47 @@ impl ClassCache {
         }
         let Ok(mut table) = self.table.try_borrow_mut() else { return Arc::new(Analysis::of(sql, hints)) };
         let table = &mut *table;
-        table.scratch.clear();
-        fingerprint::write(sql, hints, &mut table.scratch);
+        if table.reads(sql, hints)
+            && let Some(found) = &table.found
+        {
+            self.hits.set(self.hits.get().wrapping_add(1));
+            return Arc::clone(found);
+        }
         let hash = self.hasher.hash_one(table.scratch.as_slice());
         if let Some(entry) = table.find(hash) {
             entry.used.set(true);
             self.hits.set(self.hits.get().wrapping_add(1));
-            return Arc::clone(&entry.analysis);
+            let analysis = Arc::clone(&entry.analysis);
+            table.found = Some(Arc::clone(&analysis));
+            return analysis;
         }
         self.misses.set(self.misses.get().wrapping_add(1));
         let analysis = Arc::new(Analysis::of_fingerprint(&table.scratch));
         table.insert(hash, Arc::clone(&analysis));
+        table.found = Some(Arc::clone(&analysis));
         analysis
+    }
+
+    /// A hash of the fingerprint of `sql`, the same in every process of this version; 0 for a text that is not looked into. Remembers
+    /// nothing but the last.
+    #[must_use]
+    pub fn fingerprint(&self, sql: &[u8]) -> u64 {
+        let Ok(mut table) = self.table.try_borrow_mut() else { return 0 };
+        if sql.len() > TEXT_MAX {
+            return 0;
+        }
+        table.reads(sql, true);
+        foldhash::quality::FixedState::with_seed(SEED).hash_one(table.scratch.as_slice())
+    }
+
+    /// The fingerprint of `sql` for people; `None` for a text that is not looked into.
+    #[must_use]
+    pub fn shown(&self, sql: &[u8]) -> Option<String> {
+        let mut table = self.table.try_borrow_mut().ok()?;
+        (sql.len() <= TEXT_MAX).then(|| {
+            table.reads(sql, true);
+            fingerprint::shown(&table.scratch)
+        })
     }
 
     /// How many statements it holds.
@@ -161,6 +201,20 @@ fn tag(hash: u64) -> u32 {
 }
 
 impl Table {
+    /// Sees to it that `scratch` is the fingerprint of `sql`; `true` when it was.
+    fn reads(&mut self, sql: &[u8], hints: bool) -> bool {
+        if self.last == sql && self.last_hints == hints {
+            return true;
+        }
+        self.found = None;
+        self.last.clear();
+        self.last.extend_from_slice(sql);
+        self.last_hints = hints;
+        self.scratch.clear();
+        fingerprint::write(sql, hints, &mut self.scratch);
+        false
+    }
+
     fn place(&self, hash: u64) -> usize {
         usize::try_from(hash & 0xffff_ffff).unwrap_or_default() & (self.buckets.len() - 1)
     }

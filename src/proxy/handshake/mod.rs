@@ -133,6 +133,7 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
         Err(Refusal::Gone) => {}
         Ok(Visitor::Client(mut session)) => {
             session.stream = stream;
+            session.count_login();
             if log {
                 let (client, user, database, client_addr) = (handle.id, session.user(), session.database(), &*peer);
                 tracing::debug!(client, client_addr, user, database, "client logged in");
@@ -158,6 +159,9 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
             if log {
                 let (client_addr, sqlstate) = (&*peer, error.code());
                 tracing::info!(client = handle.id, client_addr, %sqlstate, %error, "client refused");
+            }
+            if let Some(beside) = shared.tallies.beside(worker.id) {
+                beside.count_error(&Arc::from(""), Some(error.code())); // of no database: strangers may name any
             }
             let mut last = Vec::new();
             error.write_fatal(&mut last);

@@ -30,6 +30,7 @@ use super::error::ClientError;
 use super::server::connect::{self, DialError};
 use super::server::{Endpoint, Server};
 use super::session::settings::{Reported, Settings};
+use super::tally::block::Blocks;
 use super::worker::Worker;
 use crate::catalog::{HiddenCatalog, HiddenView};
 use crate::config::Profile;
@@ -103,6 +104,8 @@ pub struct Pool {
     /// Somebody reads that view: a pool of nothing but claimed places may not even have a database.
     looks_into: AtomicBool,
     budgets: Budgets,
+    /// What the workers have counted here.
+    pub blocks: Blocks,
     books: Mutex<Accounting<Box<Server>, Arc<ClientHandle>>>,
     /// What a server of this pool reports at login.
     welcome: ArcSwapOption<Reported>,
@@ -161,6 +164,7 @@ impl Pool {
             settings: ArcSwap::from_pointee(settings),
             endpoint: ArcSwap::new(endpoint),
             budgets,
+            blocks: Blocks::new(workers),
             welcome: ArcSwapOption::empty(),
             startup: ArcSwapOption::empty(),
             trouble: Mutex::default(),

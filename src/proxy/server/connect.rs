@@ -24,6 +24,7 @@ use crate::protocol::pipeline::Pipeline;
 use crate::protocol::scram::{self, Binding, ClientExchange, Keys};
 use crate::protocol::{md5, messages, startup};
 use crate::proxy::session::settings::{Interner, Reported, Settings};
+use crate::proxy::tally::runs::Runs;
 use crate::topology::Epoch;
 use parking_lot::Mutex;
 
@@ -231,6 +232,7 @@ pub async fn connect(
             dirty: None,
             sequence_of: None,
             kept: Kept::default(),
+            runs: Runs::default(),
             database: database.into(),
             epoch: Epoch(0),
             born: now,

@@ -23,6 +23,7 @@ use self::kept::Kept;
 use self::statements::Prepared;
 use super::roster::ServerEntry;
 use super::session::settings::{Reported, Settings};
+use super::tally::runs::Runs;
 use crate::net::buffer::Growing;
 use crate::net::dial::Place;
 use crate::net::stream::Stream;
@@ -194,6 +195,8 @@ pub struct Server {
     pub out_sent: usize,
     /// Requests that may have to be sent once more.
     pub kept: Kept,
+    /// What it is asked now, for statistics.
+    pub runs: Runs,
     /// Its socket does not take bytes any more; what it still says is read.
     pub deaf: bool,
     /// Its line on the roster, once it is some pool's.

@@ -104,6 +104,7 @@ impl Session {
     pub(in crate::proxy) fn send_again(&mut self, loan: &mut Loan, server: &mut Server) {
         if loan.again == Again::Due {
             loan.again = Again::Never;
+            server.runs.forget();
             let mut bytes = server.kept.take();
             bytes.extend_from_slice(self.inbox.bytes());
             self.inbox = Inbox::holding(bytes);

@@ -92,6 +92,7 @@ impl Session {
         self.inbox.consume(length);
         self.scanned = 0;
         self.outbox.append(|out| out.extend_from_slice(&answer));
+        self.count_own_ready(b'T');
         self.lost = Some(LostBlock::unserved(error.clone()));
         true
     }

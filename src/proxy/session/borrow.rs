@@ -110,6 +110,7 @@ impl Session {
             }
             break (pool, replica, server);
         };
+        self.server_is_lent(&pool, self.deadlines.waits);
         self.deadlines.end_wait();
         self.arm_if_any();
         self.handle.working_on(&server.identity);
@@ -167,6 +168,7 @@ impl Session {
         if !self.deadlines.waits {
             let (now, timeouts) = (self.worker.shared.now_ms(), &self.member.profile.timeouts);
             self.deadlines.waits = true;
+            self.waits_for_server();
             self.deadlines.query_wait = after(now, timeouts.query_wait);
             self.deadlines.wait_notify = after(now, timeouts.query_wait_notify);
         }
@@ -247,13 +249,13 @@ impl Session {
             }
         }
         if !self.outbox.is_empty()
-            && let Poll::Ready(Err(_)) = self.outbox.poll_send(&mut self.stream, cx)
+            && let Poll::Ready(Err(_)) = self.poll_outbox(cx)
         {
             return Poll::Ready(Err(End::Gone));
         }
         // a client that leaves the queue must be seen leaving
         while !self.inbox.is_full() {
-            match self.inbox.poll_fill(&mut self.stream, cx) {
+            match self.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(End::Gone)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,

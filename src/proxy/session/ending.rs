@@ -136,12 +136,15 @@ impl Session {
     /// Answers every turn that was on its way with an error.
     pub(super) fn tell_lost(&mut self, error: &ClientError, readies: usize, open: bool, status: u8) {
         for _ in 0..readies {
+            self.count_own_error(error);
+            self.count_own_ready(status);
             self.outbox.append(|out| {
                 error.write(out);
                 out.extend_from_slice(&messages::ready_for_query(status));
             });
         }
         if open {
+            self.count_own_error(error);
             self.outbox.append(|out| error.write(out));
             self.skip_to_sync = true;
             self.scanned = 0;

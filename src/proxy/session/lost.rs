@@ -190,6 +190,7 @@ impl Session {
             }
             _ => return false,
         };
+        self.count_own_ready(b'T');
         self.outbox.append(|out| {
             messages::message(out, b'C', |body| messages::cstr(body, tag.as_bytes()));
             out.extend_from_slice(&messages::ready_for_query(b'T'));
@@ -246,6 +247,7 @@ impl Session {
             }
             b'S' => {
                 self.skip_to_sync = false;
+                self.count_own_ready(lost.status);
                 self.outbox.append(|out| out.extend_from_slice(&messages::ready_for_query(lost.status)));
                 None
             }
@@ -256,12 +258,14 @@ impl Session {
                 self.outbox.append(|out| messages::message(out, b'C', |body| messages::cstr(body, tag.as_bytes())));
             }
             Some(Answer::Refused(error)) => {
+                self.count_own_error(&error);
                 self.outbox.append(|out| error.write(out));
                 self.skip_to_sync = !matches!(tag, b'Q' | b'F');
             }
             None => return,
         }
         if matches!(tag, b'Q' | b'F') {
+            self.count_own_ready(lost.status);
             self.outbox.append(|out| out.extend_from_slice(&messages::ready_for_query(lost.status)));
         }
     }

@@ -10,11 +10,13 @@
 //! - [`deadlines`]: when its patience ends
 //! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
 //! - [`notice`], [`trail`], [`settle`]: what its statements may leave on a server, and what becomes of that
+//! - [`count`]: what it counts for statistics
 //! - [`begin`]: a transaction's beginning, [`lost`]: what a client is told in one whose server went away or never came
 
 pub mod again;
 pub mod begin;
 pub mod borrow;
+pub mod count;
 pub mod deadlines;
 pub mod destination;
 pub mod ending;
@@ -37,6 +39,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use self::again::Again;
+use self::count::Tally;
 use self::deadlines::Deadlines;
 use self::destination::Need;
 use self::inbox::Inbox;
@@ -155,6 +158,8 @@ pub struct Session {
     session_lost: Option<ClientError>,
     deadlines: Deadlines,
     presence: Presence,
+    tally: Tally,
+    _presence: Presence,
 }
 
 impl Session {
@@ -192,11 +197,14 @@ impl Session {
             session_lost: None,
             deadlines: Deadlines::default(),
             presence,
+            tally: Tally::default(),
+            _presence: presence,
         }
     }
 
     /// Takes over what the client sent behind its login.
     pub fn has_sent(&mut self, bytes: Vec<u8>) {
+        self.came_early(bytes.len() as u64);
         self.inbox = Inbox::holding(bytes);
     }
 

@@ -99,6 +99,7 @@ impl Session {
         if need.parse {
             close_statements(server, made, &need.close)?;
             parse_statement(made, statement);
+            server.runs.parses += 1;
             server.pipeline.push(Owed::Parse { id: statement.id, serial, reply: Reply::Forward })?;
         } else {
             server.pipeline.push(Owed::Local(Local::ParseComplete, serial))?;
@@ -112,6 +113,7 @@ impl Session {
         if need.parse {
             close_statements(server, made, &need.close)?;
             parse_statement(made, statement);
+            server.runs.parses += 1;
             server.pipeline.push(Owed::Parse { id: statement.id, serial: 0, reply: Reply::Swallow })?;
         }
         Ok(())
@@ -131,6 +133,7 @@ impl Session {
                 body.push(0);
                 body.extend_from_slice(&statement.definition);
             });
+            server.runs.parses += 1;
             server.pipeline.push(Owed::Parse { id: 0, serial: 0, reply: Reply::Swallow })?;
             server.parses_unnamed(statement.id);
         }

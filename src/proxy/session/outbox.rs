@@ -57,11 +57,11 @@ impl Outbox {
         }
     }
 
-    /// Sends until it is empty or the client takes no more.
+    /// Sends until it is empty or the client takes no more; adds to `count` how much it took.
     ///
     /// # Errors
     /// The socket's.
-    pub fn poll_send(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_send(&mut self, stream: &mut Stream, cx: &mut Context<'_>, count: &mut u64) -> Poll<io::Result<()>> {
         loop {
             let (rest, taken) = match self {
                 Self::Empty => return Poll::Ready(Ok(())),
@@ -75,7 +75,10 @@ impl Outbox {
             }
             match ready!(stream.poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => *taken += written,
+                written => {
+                    *taken += written;
+                    *count += written as u64;
+                }
             }
         }
     }

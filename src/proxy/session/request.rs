@@ -98,6 +98,9 @@ impl Session {
         server: &mut Server,
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
+        if loan.used {
+            self.time_passes();
+        }
         let data = inbox.bytes();
         // else the beginning of this turn has been sent and is not here any more; a prefix that has not been sent is none
         let begins = self.message_left == 0 && (loan.prefix.is_some() || !server.pipeline.has_open_batch());
@@ -181,6 +184,7 @@ impl Session {
                     out.run = at;
                 }
             }
+            self.count_message(tag, body, matches!(way, Way::AsIs), loan, server);
             batch.note(tag, body, matches!(way, Way::Replaced(_)));
             match tag {
                 b'H' => flush = true,
@@ -236,7 +240,7 @@ impl Session {
     }
 
     /// Whether the names of prepared statements are replaced.
-    fn renames(&self) -> bool {
+    pub(super) fn renames(&self) -> bool {
         self.member.profile.mode != PoolMode::Session && self.member.profile.prepared_statements > 0
     }
 

@@ -44,6 +44,13 @@ impl Session {
                 break end;
             }
         };
+        let reason = self.part(end).await;
+        self.count_rest();
+        reason
+    }
+
+    /// The client is told why, if it is there. The answer is for the log.
+    async fn part(&mut self, end: End) -> &'static str {
         let reason = match end {
             End::Gone => return "client left",
             End::ServerLost => "server lost",
@@ -52,6 +59,7 @@ impl Session {
                     let (client, sqlstate) = (self.handle.id, error.code());
                     tracing::info!(client, user = self.user(), database = self.database(), %sqlstate, %error, "session ended");
                 }
+                self.count_own_error(&error);
                 self.outbox.append(|out| error.write_fatal(out));
                 "refused"
             }
@@ -63,7 +71,7 @@ impl Session {
     /// The last bytes, for a client that takes them.
     async fn say_goodbye(&mut self) {
         let last = async {
-            let sent = poll_fn(|cx| self.outbox.poll_send(&mut self.stream, cx)).await;
+            let sent = poll_fn(|cx| self.poll_outbox(cx)).await;
             if sent.is_ok() {
                 self.stream.close().await;
             }
@@ -77,6 +85,7 @@ impl Session {
         if let Some(error) = self.session_lost.take() {
             return Err(error.into());
         }
+        self.request_begins();
         let begins = self.begins_block();
         if begins && self.is_statement_mode() {
             return self.refuse(ClientError::StatementMode);
@@ -96,6 +105,7 @@ impl Session {
         };
         let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
         server.kept.clear();
+        server.runs.clear();
         match &mut loan.visit {
             Some(visit) => (visit.block, visit.all) = (routed.block, routed.need == Need::Replica),
             // it can be asked again
@@ -125,6 +135,7 @@ impl Session {
             }
         };
         self.handle.not_working();
+        self.count_volume(&loan, &mut server);
         self.stamp(&loan, routed);
         self.quiet_deadlines();
         self.names.leave_server();
@@ -158,7 +169,7 @@ impl Session {
                 self.heed_idle_signals()?;
             }
             if !self.outbox.is_empty()
-                && let Poll::Ready(Err(_)) = self.outbox.poll_send(&mut self.stream, cx)
+                && let Poll::Ready(Err(_)) = self.poll_outbox(cx)
             {
                 return Poll::Ready(Err(End::Gone));
             }
@@ -179,7 +190,7 @@ impl Session {
             if !self.outbox.is_empty() || self.inbox.is_full() && self.lost.is_none() && self.discard_left == 0 {
                 return self.rest();
             }
-            match self.inbox.poll_fill(&mut self.stream, cx) {
+            match self.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(End::Gone)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => return self.rest(),
@@ -188,7 +199,7 @@ impl Session {
     }
 
     fn outbox_moves(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        match self.outbox.poll_send(&mut self.stream, cx) {
+        match self.poll_outbox(cx) {
             Poll::Ready(Ok(())) => Ok(true),
             Poll::Ready(Err(_)) => Err(End::Gone),
             Poll::Pending => Ok(false),
@@ -228,6 +239,7 @@ impl Session {
                     b'X' => return Err(End::Gone),
                     b'S' => {
                         self.skip_to_sync = false;
+                        self.count_own_ready(b'I');
                         self.outbox.append(|out| out.extend_from_slice(&messages::ready_for_query(b'I')));
                     }
                     _ => {}
@@ -269,6 +281,7 @@ impl Session {
 
     /// Answers the request in the inbox with an error; the session goes on.
     fn refuse(&mut self, error: ClientError) -> Result<(), End> {
+        self.count_own_error(&error);
         self.outbox.append(|out| error.write(out));
         loop {
             let rest = self.inbox.bytes();
@@ -279,6 +292,7 @@ impl Session {
             self.discard_left = total - here;
             self.inbox.consume(here);
             if matches!(tag, b'Q' | b'S' | b'F') {
+                self.count_own_ready(b'I');
                 self.outbox.append(|out| out.extend_from_slice(&messages::ready_for_query(b'I')));
                 return Ok(());
             }

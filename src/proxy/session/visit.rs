@@ -136,6 +136,7 @@ impl Session {
             && visit.refused
         {
             visit.over = true;
+            server.runs.forget();
             self.ask_again(server.kept.take());
             self.rerun = Some(Need::Primary);
             loan.trail = super::Trail::default(); // nothing of it has run
@@ -173,6 +174,8 @@ impl Session {
         if visit.told {
             self.count(Event::Broken);
             self.turn_answered(server);
+            self.count_own_error(&ClientError::ReadLost);
+            self.count_own_ready(b'I');
             self.outbox.append(|out| {
                 ClientError::ReadLost.write(out);
                 out.extend_from_slice(&messages::ready_for_query(b'I'));

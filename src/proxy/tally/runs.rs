@@ -1,0 +1,204 @@
+//! What a server runs for a client, in the order it was asked: so that each answer is counted to its statement and its request.
+//!
+//! It follows [`crate::protocol::pipeline`] loosely: where the two should ever differ, statistics are off by one and no client is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::followed::Followed;
+
+/// Portals and statements whose names are remembered at most; beyond, what is done with others is counted to no statement.
+const NAMES_MAX: usize = 1_000;
+
+/// One thing that a server was asked.
+#[derive(Debug)]
+struct Run {
+    kind: Kind,
+    statement: Option<Arc<Followed>>,
+    /// When it was sent.
+    since_us: u64,
+    /// How long its client had waited for the server before.
+    waited_us: u64,
+    failed: bool,
+    rows: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// One statement of a batch.
+    Execute,
+    /// A simple query, or a function call: both its statement and a request.
+    Query,
+    /// The end of a batch: a request.
+    Sync,
+}
+
+/// How long a request took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// The server.
+    pub server_us: u64,
+    /// In all: with the wait for one.
+    pub total_us: u64,
+    /// Rows that came since the last request's end.
+    pub rows: u64,
+}
+
+/// What a server runs, and what it would run by name.
+#[derive(Debug, Default)]
+pub struct Runs {
+    asked: VecDeque<Run>,
+    /// When the last answer ended: what was pipelined behind it began then.
+    last_us: u64,
+    /// When the last request's did.
+    ready_us: u64,
+    /// Rows since the last request's end; and since the last statement's.
+    rows: u64,
+    statement_rows: u64,
+    /// What the unnamed portal would run.
+    bound: Option<Arc<Followed>>,
+    portals: Vec<(Box<[u8]>, Option<Arc<Followed>>)>,
+    /// Where the client's names are the server's: what they stand for.
+    prepared: Vec<(Box<[u8]>, Arc<Followed>)>,
+    /// Parse messages that were sent; Parse and Bind messages that the client has sent. Until somebody takes them.
+    pub parses: u32,
+    /// See `parses`.
+    pub client_parses: u32,
+    /// See `parses`.
+    pub binds: u32,
+}
+
+impl Runs {
+    /// Another client's loan begins.
+    pub fn clear(&mut self) {
+        self.forget();
+        self.bound = None;
+        self.portals.clear();
+        self.prepared.clear();
+    }
+
+    /// What was asked will not be answered, or is asked again.
+    pub fn forget(&mut self) {
+        self.asked.clear();
+        (self.rows, self.statement_rows) = (0, 0);
+    }
+
+    /// A statement is bound.
+    pub fn bind(&mut self, portal: &[u8], statement: Option<Arc<Followed>>) {
+        if portal.is_empty() {
+            self.bound = statement;
+            return;
+        }
+        let fits = self.portals.len() < NAMES_MAX;
+        match self.portals.iter_mut().find(|(name, _)| **name == *portal) {
+            Some((_, there)) => *there = statement,
+            None if fits => self.portals.push((portal.into(), statement)),
+            None => {}
+        }
+    }
+
+    /// A statement is prepared under a name that the server is told as it is.
+    pub fn prepare(&mut self, name: &[u8], statement: Arc<Followed>) {
+        let fits = self.prepared.len() < NAMES_MAX;
+        match self.prepared.iter_mut().find(|(known, _)| **known == *name) {
+            Some((_, there)) => *there = statement,
+            None if fits => self.prepared.push((name.into(), statement)),
+            None => {}
+        }
+    }
+
+    /// What such a name stands for.
+    #[must_use]
+    pub fn prepared(&self, name: &[u8]) -> Option<Arc<Followed>> {
+        self.prepared.iter().find(|(known, _)| **known == *name).map(|(_, statement)| Arc::clone(statement))
+    }
+
+    /// A portal is executed.
+    pub fn execute(&mut self, portal: &[u8], now_us: u64) {
+        let statement = match portal {
+            [] => self.bound.clone(),
+            name => self.portals.iter().find(|(known, _)| **known == *name).and_then(|(_, bound)| bound.clone()),
+        };
+        self.push(Kind::Execute, statement, now_us, 0);
+    }
+
+    /// A simple query is sent; or something as whole without a text.
+    pub fn query(&mut self, statement: Option<Arc<Followed>>, now_us: u64, waited_us: u64) {
+        self.push(Kind::Query, statement, now_us, waited_us);
+    }
+
+    /// A batch has come to its end.
+    pub fn sync(&mut self, now_us: u64, waited_us: u64) {
+        self.push(Kind::Sync, None, now_us, waited_us);
+    }
+
+    fn push(&mut self, kind: Kind, statement: Option<Arc<Followed>>, since_us: u64, waited_us: u64) {
+        self.asked.push_back(Run { kind, statement, since_us, waited_us, failed: false, rows: 0 });
+    }
+
+    /// A row has come.
+    pub const fn row(&mut self) {
+        self.rows += 1;
+        self.statement_rows += 1;
+    }
+
+    /// A command has come to its end, or with `suspended` has paused.
+    pub fn completed(&mut self, suspended: bool, now_us: impl FnOnce() -> u64) {
+        let Some(run) = self.asked.front_mut().filter(|run| run.kind == Kind::Execute) else { return };
+        run.rows += std::mem::take(&mut self.statement_rows);
+        let Some(run) = self.asked.pop_front() else { return };
+        if suspended {
+            // it is called once it has come to its end
+            run.statement.iter().for_each(|statement| statement.sent(run.rows));
+            return;
+        }
+        self.ended(run, now_us());
+    }
+
+    fn ended(&mut self, run: Run, now_us: u64) {
+        let since = run.since_us.max(self.last_us);
+        self.last_us = now_us;
+        if let Some(statement) = run.statement {
+            statement.ran(now_us.saturating_sub(since), run.rows, run.failed);
+        }
+    }
+
+    /// The client is told of an error. What follows it in its batch is skipped.
+    pub fn failed(&mut self, now_us: impl FnOnce() -> u64) {
+        match self.asked.front_mut() {
+            Some(run) if run.kind == Kind::Execute => {
+                run.failed = true;
+                run.rows += std::mem::take(&mut self.statement_rows);
+                if let Some(run) = self.asked.pop_front() {
+                    self.ended(run, now_us());
+                }
+                while self.asked.front().is_some_and(|run| run.kind == Kind::Execute) {
+                    self.asked.pop_front();
+                }
+            }
+            Some(run) => run.failed = true,
+            None => {}
+        }
+    }
+
+    /// A request has been answered; `quiet`: nothing else is owed.
+    pub fn answered(&mut self, now_us: u64, quiet: bool) -> Took {
+        let mut took = Took { rows: std::mem::take(&mut self.rows), ..Took::default() };
+        while let Some(mut run) = self.asked.pop_front() {
+            if run.kind == Kind::Execute {
+                continue; // it was skipped
+            }
+            run.rows = std::mem::take(&mut self.statement_rows);
+            took.server_us = now_us.saturating_sub(run.since_us.max(self.ready_us));
+            took.total_us = took.server_us + run.waited_us;
+            self.ended(run, now_us);
+            break;
+        }
+        self.statement_rows = 0;
+        if quiet {
+            self.asked.clear();
+        }
+        (self.last_us, self.ready_us) = (now_us, now_us);
+        took
+    }
+}
