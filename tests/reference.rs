@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use howdah::admin::metrics::families::render_tables;
 use howdah::cluster::decide::diagram;
 use howdah::config::{load, parse, render_docs, render_reference};
 
@@ -35,6 +36,15 @@ fn the_reference_file_is_what_the_structs_say() {
 #[test]
 fn the_documentation_is_what_the_structs_say() {
     is_current("docs/configuration.md", &render_docs());
+}
+
+#[test]
+fn the_list_of_metrics_is_the_one_of_the_code() {
+    let text = std::fs::read_to_string(in_tree("docs/metrics.md")).expect("it is there");
+    let (begin, end) = ("<!-- printed by admin/metrics/families.rs -->\n", "<!-- end -->");
+    let (before, rest) = text.split_once(begin).expect("the list's beginning is marked");
+    let (_, after) = rest.split_once(end).expect("the list's end is marked");
+    is_current("docs/metrics.md", &format!("{before}{begin}{}{end}{after}", render_tables()));
 }
 
 #[test]

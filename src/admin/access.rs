@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | changes | with the admin token | by whoever may use the Unix socket; over TCP while the listener is a loopback address |
 //! | looking | with either token, if there is a `read_token_file` | by everybody |
-//! | `/healthz`, `/readyz` | by everybody | by everybody |
+//! | `/healthz`, `/readyz`, `/primary` and the other probes | by everybody | by everybody |
 //!
 //! Pages in browsers change nothing, whatever they may reach: a browser says where a request comes from, and no command does.
 
@@ -16,6 +16,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
+use super::probes;
 use super::refusal::Refusal;
 use crate::config::{Http, Secret};
 
@@ -62,7 +63,8 @@ enum Wish {
 impl Wish {
     fn of(method: &Method, path: &str) -> Self {
         match (method, path) {
-            (_, "/healthz" | "/readyz") => Self::Health,
+            (_, "/healthz" | "/readyz" | "/liveness" | "/readiness") => Self::Health,
+            (_, path) if probes::PATHS.iter().any(|(known, _)| *known == path) => Self::Health,
             // a question that is too long for a URL
             (_, "/route") | (&Method::GET | &Method::HEAD, _) => Self::Look,
             _ => Self::Change,

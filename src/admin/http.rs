@@ -3,6 +3,7 @@
 //! | requests | by |
 //! |---|---|
 //! | `GET /healthz`, `/readyz` | here |
+//! | `GET /primary`, `/replica`, `/read-only`, `/health` and their other names | `probes` |
 //! | `GET /status` | `status` |
 //! | `GET /metrics` | `metrics` |
 //! | `GET /clusters/NAME` and what is below it | `look` |
@@ -16,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
@@ -25,11 +26,13 @@ use tokio::sync::watch;
 use super::access::{self, Access, Gate, Reach};
 use super::control::Control;
 pub use super::listen::{HttpAddress, HttpError, HttpListener};
+pub use super::metrics::{DaemonFacts, Named};
 use super::refusal::Refusal;
 use super::route::{self, Explain};
 pub use super::status::{PoolRow, RoutingRow};
-use super::{look, metrics, operate, status};
+use super::{look, metrics, operate, probes, status};
 use crate::proxy::route::explain::ExplainError;
+use crate::stats::Statistics;
 use crate::topology::{Board, ClusterName, ClusterView, NodeName, Role, Topology};
 
 /// Says where a node listens, by cluster and node: `10.0.0.1:5432`.
@@ -57,6 +60,12 @@ pub struct Sources {
     pub routing: Arc<dyn Fn() -> RoutingRow + Send + Sync>,
     /// Sessions that have panicked: each is a defect of howdah's.
     pub panics: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What the workers have counted.
+    pub statistics: Arc<dyn Fn() -> Statistics + Send + Sync>,
+    /// What the daemon is.
+    pub daemon: Arc<dyn Fn() -> DaemonFacts + Send + Sync>,
+    /// Which names have series of their own.
+    pub named: Arc<Named>,
     /// Where a statement would go, and why.
     pub explain: Explain,
     /// The coordinators; `None` where every cluster is only observed.
@@ -81,6 +90,9 @@ impl Sources {
             sessions: Arc::new(|_, _| 0),
             routing: Arc::new(RoutingRow::default),
             panics: Arc::new(|| 0),
+            statistics: Arc::new(Statistics::default),
+            daemon: Arc::new(DaemonFacts::default),
+            named: Arc::default(),
             explain: Arc::new(|question| {
                 Box::pin(std::future::ready(Err(ExplainError::NoSuchDatabase(question.database))))
             }),
@@ -99,9 +111,17 @@ impl fmt::Debug for Sources {
 
 pub(super) fn routes(sources: Sources, reach: Reach) -> Router {
     let gate = Gate { access: Arc::clone(&sources.access), reach };
-    Router::new()
+    let mut router = Router::new();
+    for (path, kind) in probes::PATHS {
+        let ask = move |sources: State<Sources>, query: RawQuery| probes::probe(kind, sources, query);
+        // HAProxy asks with OPTIONS unless it is told otherwise
+        router = router.route(path, get(ask).options(ask));
+    }
+    router
         .route("/healthz", get(async || "ok"))
+        .route("/liveness", get(async || "ok"))
         .route("/readyz", get(readyz))
+        .route("/readiness", get(readyz))
         .route("/status", get(status::status))
         .route("/metrics", get(metrics::metrics))
         .route("/route", post(route::route).layer(DefaultBodyLimit::max(route::BODY_BYTES_MAX)))
@@ -193,6 +213,7 @@ mod tests {
         let board = Arc::new(Board::new());
         board.publish(Topology { clusters: BTreeMap::from([("main".into(), Arc::new(view))]) });
         let pool = PoolRow {
+            cluster: "main".to_owned(),
             node: "a".to_owned(),
             database: "app".to_owned(),
             user: "app".to_owned(),
@@ -201,6 +222,7 @@ mod tests {
             idle: 2,
             in_use: 2,
             waiting: 0,
+            oldest_wait_us: 0,
             transactions: 1234,
             pinned: BTreeMap::from([("listen", 1)]),
         };
@@ -242,8 +264,8 @@ mod tests {
             r#""lag_time_ms":null,"replica":false,"unfit":"accepts writes","sessions":7,"trouble":null,"agent":null,"#,
             r#""state":null,"refused":null,"note":null}],"mode":"observe","state":null,"appointed":null,"paused":false,"#,
             r#""operation":null,"blocked":[]}],"#,
-            r#""pools":[{"node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"#,
-            r#""in_use":2,"waiting":0,"transactions":1234,"pinned":{"listen":1}}],"clients":16,"#,
+            r#""pools":[{"cluster":"main","node":"a","database":"app","user":"app","size":20,"open":4,"idle":2,"#,
+            r#""in_use":2,"waiting":0,"oldest_wait_us":0,"transactions":1234,"pinned":{"listen":1}}],"clients":16,"#,
             r#""routing":{"events":{"to_primary":3},"reasons":{"reads":2}},"panics":0}"#
         );
         assert_eq!(serde_json::to_string(&status).unwrap(), expected);

@@ -2,7 +2,8 @@
 //!
 //! - [`http`]: which request is answered by what; health and readiness
 //! - [`listen`]: where it listens; `access`: who may ask for what
-//! - `status`, `look`, `metrics`: what is, and what was done; `operate`: commands for the coordinators ([`control`])
+//! - `probes`: yes or no, for load balancers
+//! - `status`, `look`, [`metrics`]: what is, and what was done; `operate`: commands for the coordinators ([`control`])
 //! - [`route`]: where a statement would go, and why
 //! - [`refusal`]: every answer that is none
 //! - [`client`]: asks a daemon's API, for commands and the demo
@@ -13,8 +14,9 @@ pub mod control;
 pub mod http;
 pub mod listen;
 mod look;
-mod metrics;
+pub mod metrics;
 pub mod operate;
+mod probes;
 pub mod refusal;
 pub mod route;
 mod status;

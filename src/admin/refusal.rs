@@ -49,7 +49,7 @@ impl From<Refused> for Refusal {
 }
 
 /// A reason as JSON writes it.
-fn word(reason: Reason) -> String {
+pub(super) fn word(reason: Reason) -> String {
     match serde_json::to_value(reason) {
         Ok(serde_json::Value::String(word)) => word,
         _ => "unknown".to_owned(),

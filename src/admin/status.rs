@@ -13,6 +13,8 @@ use crate::topology::{ClusterName, ClusterView, NodeView, Role};
 /// One pool as `/status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PoolRow {
+    /// The cluster.
+    pub cluster: String,
     /// The node its connections go to.
     pub node: String,
     /// The database, as the server knows it.
@@ -29,6 +31,8 @@ pub struct PoolRow {
     pub in_use: u64,
     /// Clients that wait for one.
     pub waiting: u64,
+    /// How long the one that waits longest has waited, in microseconds; 0 when nobody does.
+    pub oldest_wait_us: u64,
     /// Transactions since the start.
     pub transactions: u64,
     /// Servers that are kept for one client, by the state that keeps them there.

@@ -21,7 +21,7 @@ use tracing_subscriber::reload;
 
 use super::managed::managed;
 use crate::admin::Access;
-use crate::admin::http::{HttpAddress, HttpListener, PoolRow, RoutingRow, Sources};
+use crate::admin::http::{DaemonFacts, HttpAddress, HttpListener, PoolRow, RoutingRow, Sources};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::store::LocalStore;
 use crate::cluster::{Coordinators, Watch, watch};
@@ -302,10 +302,13 @@ fn sources(
     let addresses = Arc::clone(monitor);
     let (homes, counted, panicked, asked, guarded) =
         (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
+    let (tallied, described) = (Arc::clone(shared), Arc::clone(shared));
     let rows = move || {
         let row = |pool: &Arc<crate::proxy::pool::Pool>| {
             let counts = pool.counts();
+            let now_us = pools.now_us();
             PoolRow {
+                cluster: pool.key.cluster.to_string(),
                 node: pool.key.node.to_string(),
                 database: pool.key.database.to_string(),
                 user: pool.key.user.to_string(),
@@ -314,6 +317,7 @@ fn sources(
                 idle: counts.idle.into(),
                 in_use: counts.open.saturating_sub(counts.idle).into(),
                 waiting: counts.waiting.into(),
+                oldest_wait_us: pool.oldest_us().map_or(0, |since| now_us.saturating_sub(since)),
                 transactions: pool.transactions(),
                 pinned: pool.pinned().collect(),
             }
@@ -330,6 +334,13 @@ fn sources(
         sessions: Arc::new(move |cluster, node| homes.standbys(cluster).sessions(node).load(Ordering::Relaxed)),
         routing: Arc::new(move || routing(&counted)),
         panics: Arc::new(move || panicked.panics()),
+        statistics: Arc::new(move || tallied.statistics()),
+        daemon: Arc::new(move || DaemonFacts {
+            uptime_us: described.now_us(),
+            workers: described.workers,
+            generation: described.generation(),
+            clients_max: described.running().config.limits.max_client_connections,
+        }),
         control: Some(Arc::new(Arc::clone(coordinators))),
         explain: Arc::new(move |question| {
             let shared = Arc::clone(&asked);

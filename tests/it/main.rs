@@ -32,6 +32,7 @@ mod leaks;
 mod limits;
 mod listening;
 mod login;
+mod metrics;
 mod modes;
 mod operate;
 mod outage;

@@ -216,6 +216,12 @@ impl Pool {
         self.books.lock().counts()
     }
 
+    /// When the client that waits longest began to, on the clock of [`Shared::now_us`](super::shared::Shared::now_us).
+    #[must_use]
+    pub fn oldest_us(&self) -> Option<u64> {
+        self.books.lock().oldest_us()
+    }
+
     /// Server connections at most, without the reserve.
     #[must_use]
     pub fn size(&self) -> u32 {
