@@ -15,6 +15,8 @@ enum Command {
     Agent(cli::agent::AgentArgs),
     /// Say what is wrong with a configuration, without running it.
     Check(cli::check::CheckArgs),
+    /// Make a howdah.toml of a PgBouncer configuration.
+    Import(cli::import::ImportArgs),
     /// Say what a statement is, where it would go and why.
     Route(cli::route::RouteArgs),
     /// Make a whole cluster on this machine, with the endpoint in front and a workload to watch.
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => cli::serve::run(&args),
         Command::Agent(args) => cli::agent::run(&args),
         Command::Check(args) => cli::check::run(&args),
+        Command::Import(args) => cli::import::run(&args),
         Command::Route(args) => cli::route::run(&args),
         Command::Demo(args) => cli::demo::run(args),
         Command::Operate(operate) => cli::operate::run(operate),

@@ -43,8 +43,9 @@ fn settings(name: &str, cluster: &Cluster) -> Settings {
         max_lag: cluster.failover.max_lag_on_failover.bytes(),
         restart_if: cluster.failover.restart_if.limit().unwrap_or_default(),
         flap_window: cluster.failover.flap_window.limit().unwrap_or_default(),
-        interval: cluster.monitor.interval.get(),
-        failure_threshold: cluster.monitor.failure_threshold,
+        // a managed cluster has one
+        interval: cluster.monitor.as_ref().map(|monitor| monitor.interval.get()).unwrap_or_default(),
+        failure_threshold: cluster.monitor.as_ref().map_or(1, |monitor| monitor.failure_threshold),
         hold_timeout: cluster.switchover.hold_timeout.get(),
         drain_timeout: cluster.switchover.drain_timeout.get(),
         on_open: match cluster.switchover.on_open {

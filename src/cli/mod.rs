@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod demo;
 pub mod exit;
 mod follow;
+pub mod import;
 pub mod look;
 pub mod managed;
 pub mod operate;

@@ -255,11 +255,10 @@ fn watched(running: &Running) -> Vec<WatchedCluster> {
         let nodes = cluster.nodes.iter().filter_map(|node| {
             Some(WatchedNode { name: node.name.as_str().into(), way: running.way(name, &node.name)? })
         });
-        let entry = &cluster.monitor;
         WatchedCluster {
             name: name.as_str().into(),
             nodes: nodes.collect(),
-            monitor: Some(Monitor {
+            monitor: cluster.monitor.as_ref().map(|entry| Monitor {
                 user: entry.user.clone(),
                 password: entry.resolved_password.clone(),
                 dbname: entry.dbname.clone(),

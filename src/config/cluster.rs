@@ -43,8 +43,10 @@ pub struct Cluster {
     #[schemars(extend("x-reload" = "live", "x-example" = "a"))]
     pub primary: Option<String>,
 
-    /// How howdah looks after the nodes: a connection of its own to each.
-    pub monitor: Monitor,
+    /// How howdah looks after the nodes: a connection of its own to each. Absent, which a cluster of one node may be: nobody looks, the
+    /// node is taken for the primary whatever it is, and nothing can be read from its catalogues.
+    #[serde(default)]
+    pub monitor: Option<Monitor>,
 
     /// Who acts when the primary fails, and under which conditions.
     #[serde(default)]
@@ -85,7 +87,7 @@ pub struct Monitor {
     pub user: String,
 
     /// The user's password. At most one of `password`, `password_file`, `password_env`; none where the node trusts
-    /// this user.
+    /// this user, or where its password stands in `[users.NAME]` or `auth.users_file`.
     #[serde(default)]
     #[schemars(extend("x-reload" = "live", "x-example" = "secret"))]
     pub password: Option<Secret>,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::auth::Auth;
+use super::cluster::Monitor;
 use super::credential::Credential;
 use super::document::{At, Document, Step, key_path};
 use super::file::Config;
@@ -49,18 +50,10 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
     config.http.read_token = seek.token(&mut config.http.read_token_file, "read_token_file");
     config.store.path = seek.base.join(&config.store.path);
     for (name, cluster) in &mut config.clusters {
-        let monitor = &mut cluster.monitor;
-        let given = Password { text: &monitor.password, file: &mut monitor.password_file, env: &monitor.password_env };
-        if let Some((secret, key)) = seek.password(given, key_path!["clusters", name, "monitor"]) {
-            let place = key_path!["clusters", name, "monitor", key];
-            match seek.credential(secret, place) {
-                Some(Credential::Password(password)) => monitor.resolved_password = Some(password),
-                Some(Credential::Verifier(_) | Credential::Md5(_)) => {
-                    let message = "what PostgreSQL stores of a password is not enough to log in to a server";
-                    seek.report(place, At::Key, message, "write the password itself");
-                }
-                None => {}
-            }
+        if let Some(monitor) = &mut cluster.monitor {
+            let known = config.users.get(&monitor.user).and_then(|user| user.credential.as_ref());
+            let known = known.or_else(|| config.auth.file_users.get(&monitor.user));
+            seek.monitor(name, monitor, known);
         }
         for (file, key) in
             [(&mut cluster.agents.ca, "ca"), (&mut cluster.agents.cert, "cert"), (&mut cluster.agents.key, "key")]
@@ -238,6 +231,26 @@ impl Seek<'_, '_> {
             Err(error) => {
                 self.report(path, At::Key, error.to_string(), "");
                 None
+            }
+        }
+    }
+
+    /// The monitor's password: its own, or the one of the user it logs in as.
+    fn monitor(&mut self, cluster: &str, monitor: &mut Monitor, known: Option<&Credential>) {
+        let given = Password { text: &monitor.password, file: &mut monitor.password_file, env: &monitor.password_env };
+        let unset = given.text.is_none() && given.file.is_none() && given.env.is_none();
+        if let (true, Some(Credential::Password(password))) = (unset, known) {
+            monitor.resolved_password = Some(password.clone());
+        }
+        if let Some((secret, key)) = self.password(given, key_path!["clusters", cluster, "monitor"]) {
+            let place = key_path!["clusters", cluster, "monitor", key];
+            match self.credential(secret, place) {
+                Some(Credential::Password(password)) => monitor.resolved_password = Some(password),
+                Some(Credential::Verifier(_) | Credential::Md5(_)) => {
+                    let message = "what PostgreSQL stores of a password is not enough to log in to a server";
+                    self.report(place, At::Key, message, "write the password itself");
+                }
+                None => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::address::{Address, Host, HttpAddress, NodeHost};
 use super::auth::AuthMethod;
-use super::cluster::Node;
+use super::cluster::{Cluster, Node};
 use super::credential::Credential;
 use super::document::{At, Document, Step, key_path};
 use super::file::Config;
@@ -23,6 +23,7 @@ pub(super) fn validate(config: &Config, document: &Document<'_>) -> Vec<Problem>
     rules.listeners(config);
     for (name, cluster) in &config.clusters {
         rules.nodes(name, &cluster.nodes);
+        rules.monitor(name, cluster);
         rules.failover(name, cluster);
     }
     rules.databases(config);
@@ -206,6 +207,19 @@ impl Rules<'_, '_> {
                 self.node_tls(key_path!["clusters", cluster, "nodes", i, "tls"], node, tls);
             }
         }
+    }
+
+    fn monitor(&mut self, name: &str, cluster: &Cluster) {
+        if cluster.monitor.is_some() {
+            return;
+        }
+        let why = match cluster.nodes.as_slice() {
+            [_, _, ..] => "which of several nodes is the primary cannot be seen without a monitor",
+            [node] if node.agent.is_some() => "a node with an agent needs a monitor",
+            [_] | [] => return,
+        };
+        let advice = format!("write [clusters.{}.monitor] with user and password_file", super::document::toml_key(name));
+        self.report(key_path!["clusters", name], At::Key, why, &advice);
     }
 
     fn node_tls(&mut self, table: &[Step<'_>], node: &Node, tls: &NodeTls) {
