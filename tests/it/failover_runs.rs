@@ -26,25 +26,21 @@ fn play(blow: Blow, check: impl Fn(&Outcome)) {
 }
 
 #[test]
-#[ignore = "known defect: after one failover in fifteen a client of eight waits until query_wait"]
 fn clients_keep_their_connections_and_go_on_elsewhere_when_the_postmaster_is_killed() {
     play(Blow::Kill, |outcome| assert!(outcome.first < Duration::from_secs(20), "{outcome:?}"));
 }
 
 #[test]
-#[ignore = "known defect: after one failover in fifteen a client of eight waits until query_wait"]
 fn orphans_of_the_postmaster_are_gone_before_another_primary_acknowledges_anything() {
     play(Blow::KillWithOrphans, |outcome| assert!(outcome.first < Duration::from_secs(20), "{outcome:?}"));
 }
 
 #[test]
-#[ignore = "known defect: after one failover in fifteen a client of eight waits until query_wait"]
 fn a_postmaster_that_is_stopped_is_replaced() {
     play(Blow::Stop, |outcome| assert!(outcome.first < Duration::from_secs(40), "{outcome:?}"));
 }
 
 #[test]
-#[ignore = "known defect: after one failover in fifteen a client of eight waits until query_wait"]
 fn an_agent_that_dies_with_its_postmaster_is_waited_for_and_then_there_is_another_primary() {
     play(Blow::KillWithAgent, |outcome| assert!(outcome.first < Duration::from_secs(30), "{outcome:?}"));
 }
