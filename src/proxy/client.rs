@@ -4,7 +4,7 @@
 //! order: a pool's books, then a handle's locks; none is held over an await or a system call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
@@ -25,6 +25,14 @@ pub enum Signal {
     Goodbye = 4,
     /// howdah has waited long enough: end now.
     Now = 8,
+    /// KILL of its database: end now.
+    Kill = 16,
+    /// KILL_CLIENT: end now.
+    Disconnect = 32,
+    /// SUSPEND: read nothing more, until [`ClientHandle::go_on`].
+    Suspend = 64,
+    /// That has taken too long: end now.
+    SuspendOver = 128,
 }
 
 /// The shared part of a client.
@@ -35,6 +43,8 @@ pub struct ClientHandle {
     /// Where its session lives.
     pub worker: usize,
     signals: AtomicU8,
+    /// Suspended, and nothing is held back for it.
+    still: AtomicBool,
     /// Milliseconds on the worker's clock; 0 is none.
     deadline_ms: AtomicU64,
     /// When its last request was here, in microseconds since the start; 0 before the first.
@@ -104,6 +114,7 @@ impl ClientHandle {
             id,
             worker,
             signals: AtomicU8::new(0),
+            still: AtomicBool::new(false),
             deadline_ms: AtomicU64::new(0),
             asked_us: AtomicU64::new(0),
             waits_since_us: AtomicU64::new(0),
@@ -128,6 +139,38 @@ impl ClientHandle {
     #[must_use]
     pub fn has(&self, signal: Signal) -> bool {
         self.signals.load(Ordering::Acquire) & signal as u8 != 0
+    }
+
+    /// Why the session has to end at once, if it has to.
+    #[must_use]
+    pub fn ends_now(&self) -> Option<ClientError> {
+        let signals = self.signals.load(Ordering::Acquire);
+        let reasons = [
+            (Signal::Now, ClientError::ShuttingDown),
+            (Signal::Kill, ClientError::Killed),
+            (Signal::Disconnect, ClientError::Disconnected),
+            (Signal::SuspendOver, ClientError::SuspendTimeout),
+        ];
+        reasons.into_iter().find(|(signal, _)| signals & *signal as u8 != 0).map(|(_, error)| error)
+    }
+
+    /// The session is suspended, and has passed on whatever it had.
+    pub fn be_still(&self) {
+        self.still.store(true, Ordering::Release);
+    }
+
+    /// See [`Self::be_still`].
+    #[must_use]
+    pub fn is_still(&self) -> bool {
+        self.still.load(Ordering::Acquire)
+    }
+
+    /// It is suspended no more.
+    pub fn go_on(&self) {
+        self.clear(Signal::Suspend);
+        self.clear(Signal::SuspendOver);
+        self.still.store(false, Ordering::Release);
+        self.wake();
     }
 
     /// Whether any signal has come.

@@ -82,6 +82,18 @@ pub enum ClientError {
     /// SIGTERM.
     #[error("pooler is shutting down")]
     ShuttingDown,
+    /// DISABLE.
+    #[error("database \"{0}\" is disabled")]
+    Disabled(String),
+    /// KILL. The words are PgBouncer's.
+    #[error("database removed")]
+    Killed,
+    /// KILL_CLIENT.
+    #[error("admin forced disconnect")]
+    Disconnected,
+    /// SUSPEND found no end of a message in time.
+    #[error("suspend_timeout")]
+    SuspendTimeout,
     /// All server connections were busy for `query_wait`. PgBouncer: `query_wait_timeout`.
     #[error("query_wait_timeout")]
     QueryWait,
@@ -210,7 +222,10 @@ impl ClientError {
             | Self::WrongPeer(_) => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Startup(error) => error.sqlstate(),
             Self::StatementMode | Self::PinsForbidden(_) => SqlState::FEATURE_NOT_SUPPORTED,
-            Self::ShuttingDown | Self::SessionLost => SqlState::ADMIN_SHUTDOWN,
+            Self::ShuttingDown | Self::SessionLost | Self::Killed | Self::Disconnected | Self::SuspendTimeout => {
+                SqlState::ADMIN_SHUTDOWN
+            }
+            Self::Disabled(_) => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoPrimary(_)
             | Self::NoReplica(_)
             | Self::ServerUnreachable(_)
@@ -305,6 +320,10 @@ impl ClientError {
             | Self::Startup(_)
             | Self::LoginTimeout
             | Self::ShuttingDown
+            | Self::Disabled(_)
+            | Self::Killed
+            | Self::Disconnected
+            | Self::SuspendTimeout
             | Self::SessionLost
             | Self::TransactionTimeout
             | Self::IdleInTransaction

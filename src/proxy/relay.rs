@@ -132,7 +132,9 @@ impl Session {
                 }
                 self.arm_write(!self.outbox.is_empty());
             }
+            let suspended = self.handle.has_any() && self.handle.has(Signal::Suspend);
             if self.outbox.is_empty()
+                && !(suspended && server.is_between_messages())
                 && let Poll::Ready(read) = self.poll_server(loan, server, cx)
             {
                 read?;
@@ -159,7 +161,11 @@ impl Session {
                 server.pipeline = crate::protocol::pipeline::Pipeline::new();
                 return Poll::Ready(Ok(()));
             }
-            if !self.waits(loan, server) && !self.yields(loan, server) {
+            if suspended && self.message_left == 0 {
+                if !moved && self.outbox.is_empty() && server.out.is_none() && server.is_between_messages() {
+                    self.handle.be_still();
+                }
+            } else if !self.waits(loan, server) && !self.yields(loan, server) {
                 moved |= self.poll_client(loan, server, cx)?;
                 moved |= loan.ended(server).is_some();
             } else if loan.ending.is_none() {
@@ -191,7 +197,7 @@ impl Session {
             && self.message_left == 0
             && !server.pipeline.has_open_batch()
             && !self.depends_on(loan)
-            && loan.pool.wants_back()
+            && (loan.pool.wants_back() || server.round.is_over())
     }
 
     /// Whether the client has prepared something without a Sync, and rests: the server need not stand by for what comes next.
@@ -683,8 +689,8 @@ impl Session {
 
     /// Something asks for attention while a server is lent.
     fn heed_signals(&mut self, loan: &mut Loan, server: &mut Server) -> Result<(), End> {
-        if self.handle.has(Signal::Now) {
-            return Err(ClientError::ShuttingDown.into());
+        if let Some(error) = self.handle.ends_now() {
+            return Err(error.into());
         }
         if self.handle.has(Signal::Cancel) {
             self.handle.clear(Signal::Cancel); // its wait is over already

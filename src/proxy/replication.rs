@@ -176,6 +176,10 @@ impl Replication {
 
     fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..TURN {
+            if self.is_suspended() {
+                self.handle.be_still();
+                return self.heed_signals().map_or_else(Poll::Ready, |()| Poll::Pending);
+            }
             let moved = match self.poll_server(cx).and_then(|moved| Ok(self.poll_client(cx)? | moved)) {
                 Ok(moved) => moved,
                 Err(end) => return Poll::Ready(end),
@@ -189,6 +193,15 @@ impl Replication {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether nothing may be read now, and nothing is held back either.
+    fn is_suspended(&self) -> bool {
+        let empty = |lane: &Lane| lane.lent.is_none() && !lane.flushing && lane.boundary.is_between();
+        self.handle.has_any()
+            && self.handle.has(Signal::Suspend)
+            && empty(&self.to_client)
+            && empty(&self.to_server)
     }
 
     /// From the server to the client; `true` when anything moved.
@@ -270,7 +283,10 @@ impl Replication {
         self.handle.clear(Signal::Expired);
         let between = self.to_client.boundary.is_between() && self.to_client.lent.is_none();
         let idle = (self.owed == 0 || self.streams) && between;
-        if self.handle.has(Signal::Now) || self.handle.has(Signal::Goodbye) && idle {
+        if let Some(error) = self.handle.ends_now() {
+            return Err(End::Fault(error));
+        }
+        if self.handle.has(Signal::Goodbye) && idle {
             return Err(End::Fault(ClientError::ShuttingDown));
         }
         Ok(())

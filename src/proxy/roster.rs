@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::client::{ClientHandle, Standing};
 use super::pool::PoolKey;
+use super::pool::gate::Round;
 use super::server::Identity;
 use super::session::settings::Settings;
 use super::shared::Shared;
@@ -161,6 +162,15 @@ pub struct ServerFacts {
     pub connected: SystemTime,
     /// What its login has set as `application_name`.
     pub application_name: Arc<str>,
+    round: Arc<Round>,
+}
+
+impl ServerFacts {
+    /// Whether it is closed as soon as nobody uses it. PgBouncer: `close_needed`.
+    #[must_use]
+    pub fn close_needed(&self) -> bool {
+        self.round.is_over()
+    }
 }
 
 /// Keeps a client on the roster for as long as it exists.
@@ -231,7 +241,7 @@ impl Roster {
         pool: &PoolKey,
         identity: &Arc<Identity>,
         stream: &Stream,
-        (dbname, startup): (&str, &Settings),
+        (dbname, startup, round): (&str, &Settings, &Arc<Round>),
     ) -> ServerEntry {
         let roster = &shared.roster;
         let id = roster.last_server.fetch_add(1, Ordering::Relaxed) + 1;
@@ -243,6 +253,7 @@ impl Roster {
             ends: Ends::of(stream, identity.endpoint.way.target.port),
             connected: SystemTime::now(),
             application_name: application_name(startup),
+            round: Arc::clone(round),
         };
         roster.servers.lock().insert(id, Arc::new(facts));
         ServerEntry { shared: Arc::clone(shared), id }

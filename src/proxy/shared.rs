@@ -3,7 +3,7 @@
 //! A worker that is busy with its own clients touches of this only the pool it borrows from; everything else is for
 //! logins, cancels and reloads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 
 use super::cancel::Cancels;
 use super::census::Census;
+use super::orders::Orders;
 use super::pool::budget::{Budget, Budgets};
+use super::pool::gate::Hold;
 use super::pool::{Pool, PoolKey, PoolSettings};
 use super::roster::Roster;
 use super::route::counters::Counters;
@@ -123,6 +125,8 @@ pub struct Shared {
     pub hidden: Arc<HiddenCatalog>,
     /// All pools.
     pub pools: Pools,
+    /// What the operator has ordered.
+    pub orders: Orders,
     /// By cluster: what its sessions share about its standbys.
     standbys: Mutex<BTreeMap<Arc<str>, Arc<Standbys>>>,
     /// How many requests went where: by worker.
@@ -171,6 +175,7 @@ impl Shared {
             catalog,
             hidden,
             pools: Pools::new(workers),
+            orders: Orders::default(),
             standbys: Mutex::default(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
             tallies: Tallies::new(workers),
@@ -331,6 +336,21 @@ fn at<'a>(
     by_key.iter().filter(|(key, _)| key.cluster == *cluster && key.node == *node).map(|(_, pool)| pool)
 }
 
+/// What the operator has paused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paused {
+    /// Everything.
+    pub all: bool,
+    /// These databases.
+    pub databases: BTreeSet<Arc<str>>,
+}
+
+impl Paused {
+    fn has(&self, database: &Arc<str>) -> bool {
+        self.all || self.databases.contains(database)
+    }
+}
+
 /// All pools, and the limits above them.
 #[derive(Debug)]
 pub struct Pools {
@@ -341,6 +361,8 @@ pub struct Pools {
     held: Mutex<BTreeMap<Arc<str>, NodeName>>,
     /// What pools have counted that are gone, by database. Changed under the lock of `by_key`, so that nothing counts twice.
     departed: Mutex<BTreeMap<Arc<str>, Totals>>,
+    /// What the operator has paused; likewise.
+    paused: Mutex<Paused>,
     databases: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
     users: Mutex<BTreeMap<Arc<str>, Arc<Budget>>>,
 }
@@ -352,6 +374,7 @@ impl Pools {
             by_key: Mutex::default(),
             held: Mutex::default(),
             departed: Mutex::default(),
+            paused: Mutex::default(),
             databases: Mutex::default(),
             users: Mutex::default(),
         }
@@ -375,7 +398,10 @@ impl Pools {
         let workers = self.workers.load(Ordering::Relaxed);
         let pool = Pool::new(key.clone(), PoolSettings::from(profile), Arc::clone(endpoint), budgets, workers);
         if self.held.lock().get(&key.cluster) == Some(&key.node) {
-            pool.hold();
+            pool.hold(Hold::Switchover);
+        }
+        if self.paused.lock().has(&key.database) {
+            pool.hold(Hold::Paused);
         }
         let pool = Arc::new(pool);
         by_key.insert(key, Arc::clone(&pool));
@@ -395,18 +421,40 @@ impl Pools {
         (by_key.values().cloned().collect(), self.departed.lock().clone())
     }
 
+    /// The pools of a database, or all.
+    #[must_use]
+    pub fn of(&self, database: Option<&str>) -> Vec<Arc<Pool>> {
+        let by_key = self.by_key.lock();
+        let named = |key: &PoolKey| database.is_none_or(|name| *key.database == *name);
+        by_key.iter().filter(|(key, _)| named(key)).map(|(_, pool)| Arc::clone(pool)).collect()
+    }
+
+    /// Changes what is paused, in all pools there are and will be.
+    pub fn pause(&self, change: impl FnOnce(&mut Paused)) {
+        let by_key = self.by_key.lock();
+        let mut paused = self.paused.lock();
+        change(&mut paused);
+        for (key, pool) in by_key.iter() {
+            if paused.has(&key.database) {
+                pool.hold(Hold::Paused);
+            } else {
+                pool.go_on(Hold::Paused);
+            }
+        }
+    }
+
     /// Nothing begins at a node from now on, in no pool there is or will be, until [`Self::go_on`].
     pub fn hold(&self, cluster: &Arc<str>, node: &NodeName) {
         let by_key = self.by_key.lock();
         self.held.lock().insert(Arc::clone(cluster), Arc::clone(node));
-        at(&by_key, cluster, node).for_each(|pool| pool.hold());
+        at(&by_key, cluster, node).for_each(|pool| pool.hold(Hold::Switchover));
     }
 
     /// What a cluster's hold has stopped goes on, here or elsewhere.
     pub fn go_on(&self, cluster: &Arc<str>) {
         let by_key = self.by_key.lock();
         if let Some(node) = self.held.lock().remove(cluster) {
-            at(&by_key, cluster, &node).for_each(|pool| pool.go_on());
+            at(&by_key, cluster, &node).for_each(|pool| pool.go_on(Hold::Switchover));
         }
     }
 

@@ -44,12 +44,12 @@ pub struct Accepted {
 pub struct WorkerGate {
     intake: mpsc::Sender<Accepted>,
     load: Arc<AtomicUsize>,
-    orders: Arc<Orders>,
+    told: Arc<Told>,
 }
 
 /// What the control thread tells a worker.
 #[derive(Debug, Default)]
-struct Orders {
+struct Told {
     drain: AtomicBool,
     stop: AtomicBool,
     changed: Notify,
@@ -72,14 +72,14 @@ impl WorkerGate {
 
     /// Every client ends at its next boundary.
     pub fn drain(&self) {
-        self.orders.drain.store(true, Ordering::Release);
-        self.orders.changed.notify_one();
+        self.told.drain.store(true, Ordering::Release);
+        self.told.changed.notify_one();
     }
 
     /// Every client ends now, and then the thread.
     pub fn stop(&self) {
-        self.orders.stop.store(true, Ordering::Release);
-        self.orders.changed.notify_one();
+        self.told.stop.store(true, Ordering::Release);
+        self.told.changed.notify_one();
     }
 }
 
@@ -114,8 +114,8 @@ impl Worker {
     pub fn spawn(id: usize, shared: Arc<Shared>) -> std::io::Result<(WorkerGate, std::thread::JoinHandle<()>)> {
         let (intake, sockets) = mpsc::channel(INTAKE);
         let load = Arc::new(AtomicUsize::new(0));
-        let orders = Arc::new(Orders::default());
-        let gate = WorkerGate { intake, load: Arc::clone(&load), orders: Arc::clone(&orders) };
+        let told = Arc::new(Told::default());
+        let gate = WorkerGate { intake, load: Arc::clone(&load), told: Arc::clone(&told) };
         let runtime_failed = std::sync::mpsc::sync_channel(1);
         let (report, reported) = runtime_failed;
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
@@ -125,7 +125,7 @@ impl Worker {
             match runtime {
                 Ok(runtime) => {
                     let _ = report.send(Ok(()));
-                    runtime.block_on(Rc::new(Self::new(id, shared, load)).run(sockets, orders));
+                    runtime.block_on(Rc::new(Self::new(id, shared, load)).run(sockets, told));
                 }
                 Err(error) => {
                     let _ = report.send(Err(error));
@@ -158,7 +158,7 @@ impl Worker {
         }
     }
 
-    async fn run(self: Rc<Self>, mut sockets: mpsc::Receiver<Accepted>, orders: Arc<Orders>) {
+    async fn run(self: Rc<Self>, mut sockets: mpsc::Receiver<Accepted>, told: Arc<Told>) {
         tokio::task::spawn_local(Rc::clone(&self).keep_deadlines());
         tokio::task::spawn_local(Rc::clone(&self).sweep());
         loop {
@@ -167,11 +167,11 @@ impl Worker {
                     Some(accepted) => self.welcome(accepted),
                     None => break,
                 },
-                () = orders.changed.notified() => {
-                    if orders.drain.load(Ordering::Acquire) && !self.draining.replace(true) {
+                () = told.changed.notified() => {
+                    if told.drain.load(Ordering::Acquire) && !self.draining.replace(true) {
                         self.signal_all(Signal::Goodbye);
                     }
-                    if orders.stop.load(Ordering::Acquire) {
+                    if told.stop.load(Ordering::Acquire) {
                         self.signal_all(Signal::Now);
                         break;
                     }
@@ -265,10 +265,15 @@ impl Worker {
     async fn sweep(self: Rc<Self>) {
         let mut every = tokio::time::interval(SWEEP);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ordered = self.shared.orders.changes();
         loop {
-            every.tick().await;
-            if self.id == 0 {
-                self.shared.tidy_pools();
+            tokio::select! {
+                _ = every.tick() => {
+                    if self.id == 0 {
+                        self.shared.tidy_pools();
+                    }
+                }
+                _ = ordered.changed() => {} // servers that rest may have to be closed
             }
             for pool in self.shared.pools.all() {
                 pool.sweep(&self);

@@ -249,6 +249,12 @@ async fn welcome(
     let Some(profile) = profile else {
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
     };
+    if shared.orders.is_disabled(&claim.database) {
+        return Err(ClientError::Disabled(claim.database.to_string()).into());
+    }
+    if shared.orders.is_shutting_down() {
+        return Err(ClientError::ShuttingDown.into());
+    }
     let arrival = Arrival {
         database: &claim.database,
         user: &claim.user,

@@ -404,6 +404,11 @@ impl<S, W> Accounting<S, W> {
         self.release(worker, server)
     }
 
+    /// A dial has succeeded for a server that nobody may use: it is lent until it is [closed](Self::closes).
+    pub const fn dialled_in_vain(&mut self) {
+        self.connecting -= 1;
+    }
+
     /// A dial has failed: its place is free again, and until [`Self::rested`] nobody dials.
     pub fn dial_failed(&mut self) {
         self.connecting -= 1;

@@ -131,6 +131,10 @@ impl Pool {
         if server.startup.is_empty() {
             self.welcome.store(Some(Arc::clone(&server.reported)));
         }
+        if self.closes(&server.round) {
+            self.books.lock().dialled_in_vain();
+            return self.discard(worker, server);
+        }
         let release = self.books.lock().dialled(worker.id, server);
         let kept = matches!(release, Release::Kept);
         if let Some(refused) = self.hand_over(worker, release) {

@@ -43,7 +43,7 @@ impl Pool {
 
     /// Dials once; a credential that is refused is forgotten, and the next best tried.
     pub(super) async fn connect(&self, worker: &Worker, startup: &Arc<Settings>) -> Result<Box<Server>, DialError> {
-        let (endpoint, settings) = (self.endpoint.load_full(), self.settings.load_full());
+        let (endpoint, settings, round) = (self.endpoint.load_full(), self.settings.load_full(), self.round());
         let shared = &worker.shared;
         let epoch = shared.board.cluster(&self.key.cluster).view().epoch;
         loop {
@@ -61,9 +61,9 @@ impl Pool {
                 Err(error)
                     if error.blames_credential() && shared.refused(&self.key.cluster, &self.key.user, &credential) => {}
                 Ok(server) => {
-                    let whose = (&*settings.dbname, &**startup);
+                    let whose = (&*settings.dbname, &**startup, &round);
                     let entry = Roster::server(shared, &self.key, &server.identity, &server.stream, whose);
-                    return Ok(Box::new(Server { epoch, entry: Some(entry), ..server }));
+                    return Ok(Box::new(Server { epoch, round, entry: Some(entry), ..server }));
                 }
                 Err(error) => return Err(error),
             }

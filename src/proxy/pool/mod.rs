@@ -17,7 +17,7 @@ pub mod login;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use self::accounting::{Accounting, Bounds, Checkout, Counts, Release, Ticket};
 use self::budget::{Budgets, Standing};
+use self::gate::Rounds;
 use super::client::ClientHandle;
 use super::error::ClientError;
 use super::server::connect::{self, DialError};
@@ -115,8 +116,9 @@ pub struct Pool {
     trouble: Mutex<Option<DialError>>,
     /// Nobody should use it any more: its node is not the primary, or gone from the configuration.
     retired: AtomicBool,
-    /// What the books say of it, for whoever does not want their lock.
-    held: AtomicBool,
+    /// Why it is held ([`gate::Hold`]), for whoever does not want the books' lock.
+    held: AtomicU8,
+    rounds: Mutex<Rounds>,
     /// Connections that were dialled in an older epoch are not used again.
     least_epoch: AtomicU64,
     transactions: AtomicU64,
@@ -169,7 +171,8 @@ impl Pool {
             startup: ArcSwapOption::empty(),
             trouble: Mutex::default(),
             retired: AtomicBool::new(false),
-            held: AtomicBool::new(false),
+            held: AtomicU8::new(0),
+            rounds: Mutex::default(),
             least_epoch: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             desyncs: AtomicU64::new(0),
@@ -567,6 +570,7 @@ impl Pool {
         let settings = self.settings.load();
         self.retired.load(Ordering::Acquire)
             || server.epoch.0 < self.least_epoch.load(Ordering::Relaxed)
+            || self.closes(&server.round)
             || settings.server_lifetime.is_some_and(old)
             || *settings.dbname != *server.database
             || !self.endpoint.load().same_place(&server.identity.endpoint)

@@ -235,6 +235,7 @@ pub async fn connect(
             runs: Runs::default(),
             database: database.into(),
             epoch: Epoch(0),
+            round: Arc::default(),
             born: now,
             idle_since: now,
             carry: Vec::new(),

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use self::kept::Kept;
 use self::statements::Prepared;
+use super::pool::gate::Round;
 use super::roster::ServerEntry;
 use super::session::settings::{Reported, Settings};
 use super::tally::runs::Runs;
@@ -179,6 +180,8 @@ pub struct Server {
     pub database: Box<str>,
     /// The cluster's epoch when it was dialled.
     pub epoch: Epoch,
+    /// What it was dialled in, for RECONNECT.
+    pub round: Arc<Round>,
     /// When it logged in.
     pub born: Instant,
     /// When it was last given back.
@@ -221,6 +224,12 @@ impl Server {
     #[must_use]
     pub const fn is_half_told(&self) -> bool {
         self.body_left > 0 && !self.body_dropped
+    }
+
+    /// Whether all that it has said so far are whole messages.
+    #[must_use]
+    pub const fn is_between_messages(&self) -> bool {
+        self.body_left == 0 && self.carry.is_empty()
     }
 
     /// Whether its unnamed statement is this one for what is sent next: somebody else's must never run in its place. A

@@ -21,6 +21,7 @@ use super::visit::Visit;
 use super::{Loan, Session};
 use crate::proxy::client::Signal;
 use crate::proxy::error::{self, ClientError};
+use crate::proxy::pool::gate::Hold;
 use crate::proxy::pool::{Lent, Pool};
 use crate::proxy::route::counters::Event;
 use crate::proxy::server::Server;
@@ -52,6 +53,10 @@ impl Session {
                     // the primary has changed while this one came to the queue: whoever sends those on who wait here may have been
                     pool.leave(&self.worker, &self.handle, ticket);
                     continue;
+                }
+                Lent::Queued(ticket) if self.worker.shared.orders.turns_away() => {
+                    pool.leave(&self.worker, &self.handle, ticket);
+                    return Err(ClientError::ShuttingDown.into());
                 }
                 Lent::Queued(ticket) => {
                     self.deadlines.reserve = pool.reserve_due_ms(self.worker.shared.now_us());
@@ -221,7 +226,10 @@ impl Session {
     /// Ready when the wait must end whatever comes of it.
     fn poll_wait_ends(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if self.handle.has_any() {
-            if self.handle.has(Signal::Now) || self.handle.has(Signal::Goodbye) {
+            if let Some(error) = self.handle.ends_now() {
+                return Poll::Ready(Err(error.into()));
+            }
+            if self.handle.has(Signal::Goodbye) {
                 return Poll::Ready(Err(ClientError::ShuttingDown.into()));
             }
             if self.handle.has(Signal::Cancel) {
@@ -274,7 +282,7 @@ impl Session {
         match self.poll_wait_ends(cx) {
             Poll::Ready(Err(End::Fault(ClientError::QueryWait))) => {
                 let error = match pool.trouble() {
-                    _ if pool.is_held() => {
+                    _ if pool.is_held_for(Hold::Switchover) => {
                         ClientError::NoPrimary(format!("cluster \"{}\" is switching over", pool.key.cluster))
                     }
                     Some(trouble) => ClientError::ServerUnreachable(trouble.to_string()),

@@ -30,8 +30,8 @@ impl Session {
     /// The client is gone, its server is not: what it left is ended in the background, and the server kept.
     fn recover(&self, loan: &Loan, mut server: Box<Server>) {
         let (pool, worker) = (Arc::clone(&loan.pool), std::rc::Rc::clone(&self.worker));
-        if self.message_left > 0 || loan.prefix.is_some() || server.deaf {
-            // half a message has been sent; or nothing can be
+        if self.message_left > 0 || loan.prefix.is_some() || server.deaf || server.round.is_over() {
+            // half a message has been sent; or nothing can be; or it would be closed afterwards
             return pool.discard(&worker, server);
         }
         let effects = loan.pins() | loan.trail.effects();

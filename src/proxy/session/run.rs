@@ -174,6 +174,12 @@ impl Session {
                 return Poll::Ready(Err(End::Gone));
             }
             self.arm_write(!self.outbox.is_empty());
+            if self.handle.has_any() && self.handle.has(Signal::Suspend) {
+                if self.outbox.is_empty() {
+                    self.handle.be_still();
+                }
+                return self.rest();
+            }
             if let Some(mut lost) = self.lost.take() {
                 let over = self.answer_lost(&mut lost)?;
                 self.lost = (!over).then_some(lost);
@@ -261,7 +267,10 @@ impl Session {
     }
 
     fn heed_idle_signals(&mut self) -> Result<(), End> {
-        if self.handle.has(Signal::Now) || self.handle.has(Signal::Goodbye) && self.lost.is_none() {
+        if let Some(error) = self.handle.ends_now() {
+            return Err(error.into());
+        }
+        if self.handle.has(Signal::Goodbye) && self.lost.is_none() {
             return Err(ClientError::ShuttingDown.into());
         }
         self.handle.clear(Signal::Cancel);

@@ -1,0 +1,113 @@
+//! SUSPEND: nothing is read any more, from clients and from servers, and what has been read is passed on.
+//!
+//! Servers stay with their clients, in the middle of a transaction too. Whoever cannot be brought to a message's end within
+//! [`TIMEOUT`] is disconnected. Undone when the console goes away.
+
+use std::time::{Duration, Instant};
+
+use super::{LOOK_AGAIN, Mode, OrderError, Orders};
+use crate::proxy::client::Signal;
+use crate::proxy::shared::Shared;
+
+/// PgBouncer: `suspend_timeout`, by default.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Orders {
+    /// SUSPEND: done when nothing is held back for anybody.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it is undone.
+    pub async fn suspend(&self, shared: &Shared) -> Result<(), OrderError> {
+        let number = {
+            let mut state = self.state.lock();
+            if state.all.is_some() {
+                return Err(OrderError::AlreadyPaused);
+            }
+            if !state.databases.is_empty() {
+                return Err(OrderError::PausedDatabases);
+            }
+            let number = state.next();
+            state.all = Some((Mode::Suspended, number));
+            number
+        };
+        tracing::info!("ordered: SUSPEND");
+        let begun = Instant::now();
+        let mut suspending = Suspending { orders: self, shared, done: false };
+        loop {
+            // those who have come meanwhile too
+            let clients = shared.roster.clients();
+            clients.iter().filter(|client| !client.handle.has(Signal::Suspend)).for_each(|client| {
+                client.handle.signal(Signal::Suspend);
+            });
+            let mut restless = clients.iter().filter(|client| !client.handle.is_still()).peekable();
+            if restless.peek().is_none() {
+                break;
+            }
+            if begun.elapsed() >= TIMEOUT {
+                restless.for_each(|client| client.handle.signal(Signal::SuspendOver));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if self.state.lock().all != Some((Mode::Suspended, number)) {
+                suspending.done = true;
+                return Err(OrderError::Undone);
+            }
+        }
+        suspending.done = true;
+        Ok(())
+    }
+
+    /// Whether everything is suspended.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        matches!(self.state.lock().all, Some((Mode::Suspended, _)))
+    }
+
+    /// An operator is at the console, for as long as this is kept.
+    #[must_use]
+    pub fn console<'a>(&'a self, shared: &'a Shared) -> Console<'a> {
+        self.state.lock().consoles += 1;
+        Console { orders: self, shared }
+    }
+}
+
+/// An operator at the console: who has suspended everything and goes away must not leave it so.
+#[derive(Debug)]
+pub struct Console<'a> {
+    orders: &'a Orders,
+    shared: &'a Shared,
+}
+
+impl Drop for Console<'_> {
+    fn drop(&mut self) {
+        let mut state = self.orders.state.lock();
+        state.consoles -= 1;
+        let alone = state.consoles == 0 && matches!(state.all, Some((Mode::Suspended, _)));
+        drop(state);
+        if alone && self.orders.resume(self.shared, None).is_ok() {
+            tracing::info!("SUSPEND undone: nobody is at the console any more");
+        }
+    }
+}
+
+/// Sessions read again.
+pub(super) fn wake(shared: &Shared) {
+    shared.roster.clients().iter().for_each(|client| client.handle.go_on());
+}
+
+/// A suspension that is not complete.
+struct Suspending<'a> {
+    orders: &'a Orders,
+    shared: &'a Shared,
+    done: bool,
+}
+
+impl Drop for Suspending<'_> {
+    fn drop(&mut self) {
+        if !self.done && self.orders.resume(self.shared, None).is_ok() {
+            tracing::info!("SUSPEND undone: nobody waits for it any more");
+        }
+    }
+}
