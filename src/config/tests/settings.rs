@@ -173,7 +173,7 @@ connections = true
 "#;
     let config = read(text).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.clusters["main"].nodes.len(), 2);
-    assert_eq!(config.clusters["main"].monitor.interval.get().as_millis(), 500);
+    assert_eq!(config.clusters["main"].monitor.as_ref().unwrap().interval.get().as_millis(), 500);
     assert_eq!(config.listeners.len(), 2);
 }
 

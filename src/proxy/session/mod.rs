@@ -159,7 +159,6 @@ pub struct Session {
     deadlines: Deadlines,
     presence: Presence,
     tally: Tally,
-    _presence: Presence,
 }
 
 impl Session {
@@ -198,7 +197,6 @@ impl Session {
             deadlines: Deadlines::default(),
             presence,
             tally: Tally::default(),
-            _presence: presence,
         }
     }
 
