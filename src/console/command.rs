@@ -10,6 +10,7 @@ use super::own;
 use super::refusal::ConsoleError;
 use super::words::{Cursor, unquote};
 use crate::cluster::decide;
+pub use crate::proxy::orders::daemon::Shutdown;
 
 /// PgBouncer's buffers, less the zero at their end. Quotes count.
 const COMMAND_BYTES_MAX: usize = 15;
@@ -25,17 +26,6 @@ pub enum Dialect {
     PgBouncer,
     /// The database `howdah`.
     Howdah,
-}
-
-/// How SHUTDOWN ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shutdown {
-    /// Now.
-    Immediate,
-    /// When no server is in use.
-    WaitForServers,
-    /// When every client has gone.
-    WaitForClients,
 }
 
 /// A command.

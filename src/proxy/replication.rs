@@ -198,10 +198,7 @@ impl Replication {
     /// Whether nothing may be read now, and nothing is held back either.
     fn is_suspended(&self) -> bool {
         let empty = |lane: &Lane| lane.lent.is_none() && !lane.flushing && lane.boundary.is_between();
-        self.handle.has_any()
-            && self.handle.has(Signal::Suspend)
-            && empty(&self.to_client)
-            && empty(&self.to_server)
+        self.handle.has_any() && self.handle.has(Signal::Suspend) && empty(&self.to_client) && empty(&self.to_server)
     }
 
     /// From the server to the client; `true` when anything moved.

@@ -107,12 +107,7 @@ impl State {
 impl Default for Orders {
     fn default() -> Self {
         let (daemon, asks) = mpsc::unbounded_channel();
-        Self {
-            state: Mutex::default(),
-            changed: watch::Sender::new(0),
-            daemon,
-            asks: Mutex::new(Some(asks)),
-        }
+        Self { state: Mutex::default(), changed: watch::Sender::new(0), daemon, asks: Mutex::new(Some(asks)) }
     }
 }
 
