@@ -3,8 +3,8 @@
 //! Threads: one worker each for its clients (`proxy/worker.rs`), and this one for everything else: the acceptor, the
 //! monitor, the catalogue, HTTP, signals.
 //!
-//! SIGHUP reloads. The first SIGTERM or SIGINT lets transactions finish, `timeouts.shutdown` at most; the second ends at
-//! once.
+//! SIGHUP reloads. The first SIGTERM or SIGINT lets transactions finish, `timeouts.shutdown` at most; the second, and SIGQUIT, end at
+//! once. SIGUSR1 pauses everything, SIGUSR2 resumes it; the console's SHUTDOWN comes in by `proxy/orders`.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload;
 
@@ -29,6 +30,8 @@ use crate::config::{self, Config, LogFormat};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
 use crate::proxy::accept::Door;
+use crate::proxy::orders::OrderError;
+use crate::proxy::orders::daemon::{Ask, Change, Shutdown};
 use crate::proxy::pause;
 use crate::proxy::route::counters::Event;
 use crate::proxy::route::explain::explain;
@@ -149,26 +152,53 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     let mut accepting = Vec::new();
     for door in doors {
         tracing::info!(address = door.address, "listening");
-        accepting.push(tokio::task::spawn_local(door.serve(Arc::clone(&shared), Rc::clone(&gates))));
+        let is_tcp = door.is_tcp();
+        accepting.push((is_tcp, tokio::task::spawn_local(door.serve(Arc::clone(&shared), Rc::clone(&gates)))));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, config = %args.config.display(), "started");
 
     let mut signals = Signals::new()?;
-    signals.until_shutdown(|| reload(args, &shared, &monitor, &coordinators, &dialer, &log_level)).await;
+    let mut asks = shared.orders.asks().context("somebody else carries out orders")?;
+    let reload = |change| reload(args, &shared, &monitor, &coordinators, &dialer, &log_level, change);
+    let ending = signals.until_shutdown(&shared, &mut asks, &reload).await;
+    let mut now = ending == Ending::Now;
+    if ending == Ending::Wait {
+        let clients = shared.census.clients();
+        tracing::info!(clients, "shutting down: TCP listeners are closed, and the rest is waited for");
+        accepting.retain(|(is_tcp, door)| {
+            if *is_tcp {
+                door.abort();
+            }
+            !is_tcp
+        });
+        now = true; // whatever it was that was waited for
+        while !shared.orders.may_end(&shared) {
+            let again = tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => None,
+                ending = signals.until_shutdown(&shared, &mut asks, &reload) => Some(ending),
+            };
+            if again.is_some_and(|ending| ending != Ending::Wait) {
+                break;
+            }
+        }
+    }
+    drop(asks);
 
     shutting_down.store(true, Ordering::Release);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let patience = shared.running().config.timeouts.shutdown.limit();
     tracing::info!(clients = shared.census.clients(), "shutting down: transactions finish, nobody comes in");
-    for door in accepting {
+    for (_, door) in accepting {
         door.abort();
         let _ = door.await; // it is an error that says it was aborted: the door is closed now
     }
-    gates.iter().for_each(WorkerGate::drain);
+    if !now {
+        gates.iter().for_each(WorkerGate::drain);
+    }
     let waiting = Instant::now();
     let deadline = patience.map(|patience| waiting + patience);
-    while gates.iter().any(|gate| gate.load() > 0) {
+    while !now && gates.iter().any(|gate| gate.load() > 0) {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             tracing::warn!(clients = shared.census.clients(), "shutdown: not everybody finished in time");
             break;
@@ -204,7 +234,7 @@ fn spawn_workers(
     Ok((Rc::new(gates), threads))
 }
 
-/// Reads the file again and applies it, or says why not and changes nothing.
+/// Reads the file again and applies it, or the change of what is in force; or says why not and changes nothing.
 fn reload(
     args: &ServeArgs,
     shared: &Arc<Shared>,
@@ -212,18 +242,25 @@ fn reload(
     coordinators: &Arc<Coordinators>,
     dialer: &Arc<Dialer>,
     log_level: &LogLevel,
-) {
+    change: Option<Change>,
+) -> Result<(), String> {
     let reloading = sd_notify::NotifyState::monotonic_usec_now().map(|now| [sd_notify::NotifyState::Reloading, now]);
     let _ = reloading.and_then(|reloading| sd_notify::notify(&reloading)); // Type=notify-reload wants the time as well
-    let loaded = config::load(&args.config).map_err(anyhow::Error::from);
     let before = shared.running();
+    let loaded = match change {
+        None => config::load(&args.config).map_err(anyhow::Error::from),
+        Some(change) => {
+            let mut config = before.config.clone();
+            change(&mut config).map(|()| config).map_err(anyhow::Error::msg)
+        }
+    };
     let prepared = loaded.and_then(|mut config| {
         let changes = config::compare(&before.config, &config);
         config::keep_bound(&before.config, &mut config);
         let managed = managed(&config)?;
         Ok((changes, managed, Running::new(config, dialer)?))
     });
-    match prepared {
+    let outcome = match prepared {
         Ok((changes, managed, running)) => {
             for change in changes {
                 tracing::warn!(%change, "reload: takes effect at the next start");
@@ -242,12 +279,15 @@ fn reload(
             });
             shared.reload(running);
             tracing::info!(config = %args.config.display(), "reloaded");
+            Ok(())
         }
         Err(problems) => {
             tracing::error!(config = %args.config.display(), "reload refused, nothing has changed:\n{problems:#}");
+            Err(format!("{problems:#}"))
         }
-    }
+    };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    outcome
 }
 
 fn watched(running: &Running) -> Vec<WatchedCluster> {
@@ -368,6 +408,20 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    pause: Signal,
+    resume: Signal,
+}
+
+/// How it is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Transactions finish, clients are told.
+    Drain,
+    /// At once.
+    Now,
+    /// When the orders say so.
+    Wait,
 }
 
 impl Signals {
@@ -377,16 +431,42 @@ impl Signals {
             hangup: listen(SignalKind::hangup())?,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            pause: listen(SignalKind::user_defined1())?,
+            resume: listen(SignalKind::user_defined2())?,
         })
     }
 
-    /// Reloads at each SIGHUP, until it is time to stop.
-    async fn until_shutdown(&mut self, reload: impl Fn()) {
+    /// Reloads, pauses and goes on as it is told to, until it is time to stop.
+    async fn until_shutdown(
+        &mut self,
+        shared: &Shared,
+        asks: &mut mpsc::UnboundedReceiver<Ask>,
+        reload: impl Fn(Option<Change>) -> Result<(), String>,
+    ) -> Ending {
+        let told = |what: &str, done: Result<(), OrderError>| {
+            if let Err(error) = done {
+                tracing::warn!(%error, "{what}");
+            }
+        };
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => reload(),
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => drop(reload(None)),
+                _ = self.pause.recv() => told("SIGUSR1", shared.orders.pause_now(shared)),
+                _ = self.resume.recv() => told("SIGUSR2", shared.orders.resume(shared, None)),
+                _ = self.terminate.recv() => return Ending::Drain,
+                _ = self.interrupt.recv() => return Ending::Drain,
+                _ = self.quit.recv() => return Ending::Now,
+                Some(ask) = asks.recv() => match ask {
+                    Ask::Reload(answer) => {
+                        let _ = answer.send(reload(None).is_ok());
+                    }
+                    Ask::Change(change, answer) => {
+                        let _ = answer.send(reload(Some(change)));
+                    }
+                    Ask::Shutdown(Shutdown::Immediate) => return Ending::Now,
+                    Ask::Shutdown(Shutdown::WaitForServers | Shutdown::WaitForClients) => return Ending::Wait,
+                },
             }
         }
     }
@@ -396,6 +476,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }

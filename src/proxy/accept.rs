@@ -45,6 +45,12 @@ impl Door {
         Ok(Self { listening: register(listening).map_err(at)?, index, address })
     }
 
+    /// Whether it is no Unix socket.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        matches!(self.listening.get_ref().place(), Place::Tcp(_))
+    }
+
     /// Lets clients in until it is dropped.
     pub async fn serve(self, shared: Arc<Shared>, workers: Rc<Vec<WorkerGate>>) {
         let mut tuned = None;

@@ -55,7 +55,7 @@ impl Orders {
         pools.iter().for_each(|pool| pool.reconnect());
         self.enforce(shared, &state);
         drop(state);
-        let clients = shared.roster.clients();
+        let clients = super::clients(shared);
         let killed = clients.iter().filter(|client| database.is_none_or(|name| *client.database == *name));
         let count = killed.inspect(|client| client.handle.signal(Signal::Kill)).count();
         tracing::info!(database, clients = count, "ordered: KILL");

@@ -104,7 +104,7 @@ impl Orders {
             None => false,
             Some(Shutdown::Immediate) => true,
             Some(Shutdown::WaitForServers) => super::pause::is_closed(shared, None),
-            Some(Shutdown::WaitForClients) => shared.roster.clients().is_empty(),
+            Some(Shutdown::WaitForClients) => super::clients(shared).is_empty(),
         }
     }
 }

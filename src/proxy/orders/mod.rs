@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use self::daemon::{Ask, Shutdown};
+use super::roster::ClientFacts;
 use super::shared::Shared;
 
 /// How often an order that waits looks whether it is done.
@@ -168,6 +169,17 @@ impl Orders {
     pub fn is_disabled(&self, database: &str) -> bool {
         self.state.lock().disabled.contains(database)
     }
+}
+
+/// The clients that orders are about: not those at a console.
+fn clients(shared: &Shared) -> Vec<Arc<ClientFacts>> {
+    let running = shared.running();
+    let mut clients = shared.roster.clients();
+    clients.retain(|client| {
+        let named = matches!(&*client.database, "pgbouncer" | "howdah");
+        !named || running.config.databases.contains_key(&*client.database)
+    });
+    clients
 }
 
 /// Whether there is such a database. `*` stands for every name.

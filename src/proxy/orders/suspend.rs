@@ -38,7 +38,7 @@ impl Orders {
         let mut suspending = Suspending { orders: self, shared, done: false };
         loop {
             // those who have come meanwhile too
-            let clients = shared.roster.clients();
+            let clients = super::clients(shared);
             clients.iter().filter(|client| !client.handle.has(Signal::Suspend)).for_each(|client| {
                 client.handle.signal(Signal::Suspend);
             });
