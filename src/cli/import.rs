@@ -67,7 +67,11 @@ fn write(output: &Path, ini: &Path, text: &str, force: bool) -> anyhow::Result<(
     let like = fs::metadata(ini)?;
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600);
-    if force { options.create(true).truncate(true) } else { options.create_new(true) };
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
     let mut file = options.open(output).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => anyhow::anyhow!("it is there already; --force writes over it"),
         _ => error.into(),
@@ -88,7 +92,9 @@ fn tell(imported: &Imported, output: Option<&Path>) {
         }
     }
     if imported.holds_secrets {
-        eprintln!("note: passwords of forced users stand in the file, as they did in PgBouncer's: keep it from other eyes");
+        eprintln!(
+            "note: passwords of forced users stand in the file, as they did in PgBouncer's: keep it from other eyes"
+        );
     }
     let Some(output) = output else { return };
     match config::load(output) {

@@ -79,10 +79,7 @@ mod tests {
     fn pairs_are_read_as_pgbouncer_reads_them() {
         let read = pairs(" host = a.b  port=1 password='it''s = x' connect_query='select 1' port=2");
         let read: Vec<_> = read.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        assert_eq!(
-            read,
-            [("host", "a.b"), ("password", "it's = x"), ("connect_query", "select 1"), ("port", "2")]
-        );
+        assert_eq!(read, [("host", "a.b"), ("password", "it's = x"), ("connect_query", "select 1"), ("port", "2")]);
         assert!(pairs("").is_empty());
         assert_eq!(pairs("a=1\tb=2"), [("a".to_owned(), "1\tb=2".to_owned())]);
     }

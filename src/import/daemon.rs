@@ -84,12 +84,12 @@ fn tls(settings: &Settings, surroundings: Surroundings<'_>, document: &mut Docum
     }
     let mut parts = vec![format!("mode = {}", quoted(&mode))];
     let wants_certificates = matches!(settings.text("auth_type").to_ascii_lowercase().as_str(), "cert" | "hba");
-    for (key, name) in
-        [("client_tls_cert_file", "cert"), ("client_tls_key_file", "key"), ("client_tls_ca_file", "ca")]
+    for (key, name) in [("client_tls_cert_file", "cert"), ("client_tls_key_file", "key"), ("client_tls_ca_file", "ca")]
     {
         let Some(path) = settings.some(key) else { continue };
         if name == "ca" && !mode.starts_with("verify") && !wants_certificates {
-            let text = format!("PgBouncer looks at no certificate of a client's with client_tls_sslmode = {mode}: left out");
+            let text =
+                format!("PgBouncer looks at no certificate of a client's with client_tls_sslmode = {mode}: left out");
             document.note(Kind::Differs, settings.place(key), key, &text);
             continue;
         }
@@ -147,7 +147,11 @@ fn timeouts(settings: &Settings, document: &mut Document) {
     }
     // a whole number there
     let notify = u64::try_from(settings.number("query_wait_notify", document)).unwrap_or(0);
-    document.key("query_wait_notify", &quoted(&duration(notify.saturating_mul(1_000_000))), &from(settings, "query_wait_notify"));
+    document.key(
+        "query_wait_notify",
+        &quoted(&duration(notify.saturating_mul(1_000_000))),
+        &from(settings, "query_wait_notify"),
+    );
     let server_lifetime = settings.time("server_lifetime", document);
     document.key("server_lifetime", &lifetime(server_lifetime), &from(settings, "server_lifetime"));
     let delay = match settings.entry("server_check_query") {
@@ -159,7 +163,9 @@ fn timeouts(settings: &Settings, document: &mut Document) {
     };
     document.key("server_check_delay", &delay, &from(settings, "server_check_delay"));
     document.key("read", "\"0\"", "PgBouncer has no such limit");
-    if let Some(entry) = settings.entry("server_check_query").filter(|entry| !matches!(entry.value.as_str(), "" | "<empty>")) {
+    if let Some(entry) =
+        settings.entry("server_check_query").filter(|entry| !matches!(entry.value.as_str(), "" | "<empty>"))
+    {
         let text = "howdah asks for a sign of life in its own words";
         document.note(Kind::Differs, Some(&entry.place), "server_check_query", text);
     }

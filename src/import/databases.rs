@@ -35,7 +35,9 @@ impl Pairs {
     }
 
     fn micros(&self, key: &str) -> Option<u64> {
-        self.number(key).and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| seconds.saturating_mul(1_000_000))
+        self.number(key)
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map(|seconds| seconds.saturating_mul(1_000_000))
     }
 }
 
@@ -81,7 +83,12 @@ pub(super) fn write(
     for entry in databases {
         let Some(pairs) = pairs(entry, "databases", keys::DATABASE, document) else { continue };
         if entry.key == "pgbouncer" {
-            document.note(Kind::Todo, Some(&entry.place), "[databases] pgbouncer", "the name is the console's: left out");
+            document.note(
+                Kind::Todo,
+                Some(&entry.place),
+                "[databases] pgbouncer",
+                "the name is the console's: left out",
+            );
         } else {
             known.push(Database { name: &entry.key, place: &entry.place, pairs });
         }
@@ -144,10 +151,12 @@ fn cluster_name(seat: &Seat, others: &[(Seat, String)]) -> String {
 
 /// One question for all logins: howdah asks every cluster the same.
 fn auth_query(settings: &Settings, databases: &[Database<'_>], document: &mut Document) {
-    let asks = |database: &Database<'_>| database.pairs.text("auth_user").is_some() || settings.some("auth_user").is_some();
+    let asks =
+        |database: &Database<'_>| database.pairs.text("auth_user").is_some() || settings.some("auth_user").is_some();
     let asked = databases.iter().any(asks);
     for (key, name) in [("auth_query", "query"), ("auth_dbname", "dbname")] {
-        let mut values: Vec<&str> = databases.iter().filter(|database| asks(database)).filter_map(|d| d.pairs.text(key)).collect();
+        let mut values: Vec<&str> =
+            databases.iter().filter(|database| asks(database)).filter_map(|d| d.pairs.text(key)).collect();
         values.extend(settings.some(key));
         values.dedup();
         match values.as_slice() {
@@ -157,7 +166,10 @@ fn auth_query(settings: &Settings, databases: &[Database<'_>], document: &mut Do
                 document.note(Kind::Differs, settings.place(key), key, text);
             }
             [value, more @ ..] => {
-                if name == "query" || settings.some("auth_query").is_some() || databases.iter().any(|d| d.pairs.text("auth_query").is_some()) {
+                if name == "query"
+                    || settings.some("auth_query").is_some()
+                    || databases.iter().any(|d| d.pairs.text("auth_query").is_some())
+                {
                     document.append("[auth]", name, &quoted(value), key);
                 }
                 if more.iter().any(|other| other != value) {
@@ -238,7 +250,8 @@ fn node_name(i: usize) -> String {
 
 fn tls(settings: &Settings, mode: &str, surroundings: Surroundings<'_>, document: &mut Document) {
     let mut parts = vec![format!("mode = {}", quoted(mode))];
-    for (key, name) in [("server_tls_ca_file", "ca"), ("server_tls_cert_file", "cert"), ("server_tls_key_file", "key")] {
+    for (key, name) in [("server_tls_ca_file", "ca"), ("server_tls_cert_file", "cert"), ("server_tls_key_file", "key")]
+    {
         let Some(path) = settings.some(key) else { continue };
         if name == "ca" && !mode.starts_with("verify") {
             let text = format!("PgBouncer checks no server's certificate with server_tls_sslmode = {mode}: left out");
@@ -247,7 +260,11 @@ fn tls(settings: &Settings, mode: &str, surroundings: Surroundings<'_>, document
         }
         parts.push(format!("{name} = {}", quoted(&super::file(path, surroundings))));
     }
-    let from = if settings.entry("server_tls_sslmode").is_some() { "server_tls_*" } else { "PgBouncer's default for server_tls_sslmode" };
+    let from = if settings.entry("server_tls_sslmode").is_some() {
+        "server_tls_*"
+    } else {
+        "PgBouncer's default for server_tls_sslmode"
+    };
     document.key("tls", &format!("{{ {} }}", parts.join(", ")), from);
 }
 
@@ -273,7 +290,8 @@ fn database(database: &Database<'_>, cluster: &str, document: &mut Document) {
     subtable(&table, "pool", pool, document);
     let mut timeouts = Vec::new();
     timeouts.extend(wait(pairs, "query_wait_timeout", "query_wait"));
-    timeouts.extend(pairs.micros("server_lifetime").map(|micros| ("server_lifetime", lifetime(micros), "server_lifetime")));
+    timeouts
+        .extend(pairs.micros("server_lifetime").map(|micros| ("server_lifetime", lifetime(micros), "server_lifetime")));
     subtable(&table, "timeouts", timeouts, document);
 }
 
@@ -286,7 +304,9 @@ fn common(pairs: &Pairs) -> Vec<Line> {
     lines.extend(pairs.text("pool_mode").map(|mode| ("mode", quoted(&mode.to_ascii_lowercase()), "pool_mode")));
     lines.extend(pairs.number("pool_size").map(|size| ("size", size_of(size), "pool_size")));
     if !pairs.0.contains_key("reserve_pool") {
-        lines.extend(pairs.number("reserve_pool_size").map(|size| ("reserve_size", size.to_string(), "reserve_pool_size")));
+        lines.extend(
+            pairs.number("reserve_pool_size").map(|size| ("reserve_size", size.to_string(), "reserve_pool_size")),
+        );
     }
     lines
 }
@@ -325,7 +345,8 @@ fn write_users(settings: &Settings, users: &[Entry], document: &mut Document) {
             ("max_user_connections", "max_server_connections"),
             ("max_user_client_connections", "max_client_connections"),
         ] {
-            let global = settings.entry(key).and_then(|entry| super::values::number(&entry.value)).filter(|limit| *limit > 0);
+            let global =
+                settings.entry(key).and_then(|entry| super::values::number(&entry.value)).filter(|limit| *limit > 0);
             pool.extend(pairs.number(key).or(global).map(|limit| (name, limit.to_string(), key)));
         }
         let mut timeouts = Vec::new();

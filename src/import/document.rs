@@ -95,7 +95,8 @@ impl Document {
     /// A key at the end of a table that is there already.
     pub(super) fn append(&mut self, header: &str, key: &str, value: &str, from: &str) {
         let Some(at) = self.body.find(&format!("\n{header}\n")) else { return };
-        let after = self.body.get(at + 1..).and_then(|rest| rest.find("\n\n")).map_or(self.body.len(), |end| at + 1 + end + 1);
+        let after =
+            self.body.get(at + 1..).and_then(|rest| rest.find("\n\n")).map_or(self.body.len(), |end| at + 1 + end + 1);
         self.body.insert_str(after, &format!("{key} = {value}  # {from}\n"));
     }
 

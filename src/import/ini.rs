@@ -143,7 +143,9 @@ impl<'s> Scan<'s> {
             }
         };
         let Some(after_value) = after.trim_start_matches([' ', '\t']).strip_prefix('=') else {
-            return Err(self.wrong("\"=\" is missing after a key of letters, digits and _.-* (others need single quotes)"));
+            return Err(
+                self.wrong("\"=\" is missing after a key of letters, digits and _.-* (others need single quotes)")
+            );
         };
         let value = line_of(after_value);
         self.items.push(Item::Entry(Entry { place, key: key.to_owned(), value: value.trim().to_owned() }));
@@ -206,7 +208,8 @@ mod tests {
 
     #[test]
     fn lines_are_read_as_pgbouncer_reads_them() {
-        let text = "; c\n # c\n[databases]\n*=host=a\n'my db'\t =  host=b ; no comment \r\n\n  a.b-c_1 = \n[pgbouncer] x = 1";
+        let text =
+            "; c\n # c\n[databases]\n*=host=a\n'my db'\t =  host=b ; no comment \r\n\n  a.b-c_1 = \n[pgbouncer] x = 1";
         assert_eq!(
             items(&[("a.ini", text)]).unwrap(),
             [

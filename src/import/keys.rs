@@ -44,7 +44,11 @@ const BUFFERS: &str = "buffers take the size that is needed";
 /// `[pgbouncer]`
 pub const PGBOUNCER: &[Key] = &[
     to("admin_users", "", "admin.users"),
-    none("application_name_add_host", "0", "application_name is the client's own; where it comes from is in howdah's log and in SHOW CLIENTS"),
+    none(
+        "application_name_add_host",
+        "0",
+        "application_name is the client's own; where it comes from is in howdah's log and in SHOW CLIENTS",
+    ),
     to("auth_dbname", "", "auth.dbname"),
     to("auth_file", "", "auth.users_file"),
     to("auth_hba_file", "", "auth.hba_file"),
@@ -73,7 +77,11 @@ pub const PGBOUNCER: &[Key] = &[
     to("dns_nxdomain_ttl", "15", "network.dns_negative_ttl"),
     none("dns_zone_check_period", "0", "names are looked up again when dns_ttl is over, whatever their zone says"),
     to("idle_transaction_timeout", "0", "timeouts.idle_in_transaction"),
-    none("ignore_startup_parameters", "", "no startup parameter is refused: each is set for its client, and reaches nobody else"),
+    none(
+        "ignore_startup_parameters",
+        "",
+        "no startup parameter is refused: each is set for its client, and reaches nobody else",
+    ),
     none("job_name", "pgbouncer", "the name of the systemd unit tells processes apart"),
     to("listen_addr", "", "listeners.address"),
     none("listen_backlog", "128", "the queue is as long as the system allows"),
@@ -104,16 +112,32 @@ pub const PGBOUNCER: &[Key] = &[
     to("reserve_pool_timeout", "5", "pool.reserve_timeout"),
     none("resolv_conf", "", "names are looked up as the rest of the machine does"),
     none("sbuf_loopcnt", "5", BUFFERS),
-    none("scram_iterations", "4096", "a password from a file is checked with as many iterations as most of the cluster's users have"),
+    none(
+        "scram_iterations",
+        "4096",
+        "a password from a file is checked with as many iterations as most of the cluster's users have",
+    ),
     to("server_check_delay", "30", "timeouts.server_check_delay"),
     to("server_check_query", "<empty>", "timeouts.server_check_delay"),
     to("server_connect_timeout", "15", "timeouts.server_connect"),
     none("server_fast_close", "0", "a server in session mode is closed when its client leaves"),
     to("server_idle_timeout", "600", "timeouts.server_idle"),
     to("server_lifetime", "3600", "timeouts.server_lifetime"),
-    none("server_login_retry", "15", "howdah chooses itself when it dials again, and tells clients at once why a login fails"),
-    none("server_reset_query", "DISCARD ALL", "howdah knows what a session has changed, and undoes that before the next one"),
-    none("server_reset_query_always", "0", "settings follow their client in every mode, and what cannot keeps its server"),
+    none(
+        "server_login_retry",
+        "15",
+        "howdah chooses itself when it dials again, and tells clients at once why a login fails",
+    ),
+    none(
+        "server_reset_query",
+        "DISCARD ALL",
+        "howdah knows what a session has changed, and undoes that before the next one",
+    ),
+    none(
+        "server_reset_query_always",
+        "0",
+        "settings follow their client in every mode, and what cannot keeps its server",
+    ),
     none("server_round_robin", "0", "the connection that was used last is used first"),
     none("server_tls13_ciphers", "", TLS),
     to("server_tls_ca_file", "", "clusters.NAME.nodes.tls.ca"),
@@ -126,7 +150,11 @@ pub const PGBOUNCER: &[Key] = &[
     none("so_reuseport", "0", "one process uses as many cores as limits.workers says"),
     none("stats_period", "60", "counters are totals, from which Prometheus makes averages over any time"),
     to("stats_users", "", "admin.stats_users"),
-    none("suspend_timeout", "10", "systemd hands the sockets over where a restart must be quiet (config/howdah.socket)"),
+    none(
+        "suspend_timeout",
+        "10",
+        "systemd hands the sockets over where a restart must be quiet (config/howdah.socket)",
+    ),
     none("syslog", "0", STDERR),
     none("syslog_facility", "daemon", STDERR),
     none("syslog_ident", "pgbouncer", STDERR),
@@ -168,7 +196,11 @@ pub const DATABASE: &[Key] = &[
     to("max_db_connections", "", "databases.NAME.pool.max_server_connections"),
     to("max_db_client_connections", "", "databases.NAME.pool.max_client_connections"),
     to("server_lifetime", "", "databases.NAME.timeouts.server_lifetime"),
-    none("load_balance_hosts", "round-robin", "writes go to the primary and reads to the standbys (clusters.NAME.balance)"),
+    none(
+        "load_balance_hosts",
+        "round-robin",
+        "writes go to the primary and reads to the standbys (clusters.NAME.balance)",
+    ),
     to("pool_mode", "", "databases.NAME.pool.mode"),
     none("connect_query", "", "ALTER DATABASE … SET or ALTER ROLE … SET does it for every connection"),
 ];
@@ -188,11 +220,7 @@ pub const USER: &[Key] = &[
 ];
 
 /// `[peers]`
-pub const PEER: &[Key] = &[
-    none("host", "", NO_PEERS),
-    none("port", "6432", NO_PEERS),
-    none("pool_size", "", NO_PEERS),
-];
+pub const PEER: &[Key] = &[none("host", "", NO_PEERS), none("port", "6432", NO_PEERS), none("pool_size", "", NO_PEERS)];
 
 /// Why there are no peers.
 pub const NO_PEERS: &str = "one process uses as many cores as limits.workers says, and finds every cancel key itself";

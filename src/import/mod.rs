@@ -24,8 +24,8 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
-pub use document::{Kind, Note};
 use document::Document;
+pub use document::{Kind, Note};
 use ini::{Entry, IniError};
 use values::Settings;
 

@@ -137,7 +137,10 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_read_as_in_c() {
-        assert_eq!([number("20"), number("0777"), number("0x10"), number("-1")], [Some(20), Some(0o777), Some(16), Some(-1)]);
+        assert_eq!(
+            [number("20"), number("0777"), number("0x10"), number("-1")],
+            [Some(20), Some(0o777), Some(16), Some(-1)]
+        );
         assert_eq!([number(""), number("1s"), number("x"), number("20 ; comment")], [None; 4]);
         assert_eq!([leading_number("5s"), leading_number("x"), leading_number("-3")], [5, 0, -3]);
         let spelled = |text| micros(text).map(duration);

@@ -218,7 +218,8 @@ impl Rules<'_, '_> {
             [node] if node.agent.is_some() => "a node with an agent needs a monitor",
             [_] | [] => return,
         };
-        let advice = format!("write [clusters.{}.monitor] with user and password_file", super::document::toml_key(name));
+        let advice =
+            format!("write [clusters.{}.monitor] with user and password_file", super::document::toml_key(name));
         self.report(key_path!["clusters", name], At::Key, why, &advice);
     }
 
