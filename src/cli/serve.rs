@@ -27,6 +27,7 @@ use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, 
 use crate::cluster::store::LocalStore;
 use crate::cluster::{Coordinators, Watch, watch};
 use crate::config::{self, Config, LogFormat};
+use crate::console::{self, Console};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
 use crate::proxy::accept::Door;
@@ -126,6 +127,12 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
     let coordinators = Coordinators::start(store, managed(&config)?, Arc::clone(&board), Arc::clone(&monitor));
     let coordinators = coordinators.await.context("a coordinator could not take over")?;
     let shutting_down = Arc::new(AtomicBool::new(false));
+    let console = Console::new(console::Sources {
+        control: Some(Arc::new(Arc::clone(&coordinators))),
+        config: args.config.clone(),
+        shutting_down: Arc::clone(&shutting_down),
+    });
+    let _ = shared.door.set(Arc::new(console)); // the first and only time
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
 
     let (gates, threads) = spawn_workers(&shared, workers)?;

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::HttpAddress;
+use super::admin::Admin;
 use super::auth::Auth;
 use super::cluster::Cluster;
 use super::database::Database;
@@ -75,6 +76,10 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-example" = "app"))]
     pub databases: BTreeMap<String, Database>,
+
+    /// Who may use the console.
+    #[serde(default)]
+    pub admin: Admin,
 
     /// Metrics, health and the API.
     #[serde(default)]

@@ -19,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod address;
+mod admin;
 mod agents;
 mod auth;
 mod check;
@@ -55,6 +56,7 @@ pub mod users_file;
 mod validate;
 
 pub use address::{Address, Host, HttpAddress, NodeHost};
+pub use admin::Admin;
 pub use agents::{AgentAddress, AgentAddressError, Agents};
 pub use auth::{Auth, AuthMethod};
 pub use cluster::{Cluster, Monitor, Node};

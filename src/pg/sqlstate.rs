@@ -43,6 +43,10 @@ impl SqlState {
     pub const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     /// A prepared statement of that name exists.
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
+    /// A portal of this name is there already.
+    pub const DUPLICATE_CURSOR: Self = Self(*b"42P03");
+    /// There is no portal of this name.
+    pub const INVALID_CURSOR_NAME: Self = Self(*b"34000");
     /// Not a statement, or not a command-line switch, that is understood.
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
     /// There is no such thing.

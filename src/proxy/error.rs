@@ -76,6 +76,9 @@ pub enum ClientError {
     /// The first packet is not what it should be.
     #[error("{0}")]
     Startup(#[from] StartupError),
+    /// The console is for `admin.users` and `admin.stats_users`.
+    #[error("not allowed")]
+    NotAllowed,
     /// Login took too long.
     #[error("client_login_timeout")]
     LoginTimeout,
@@ -219,7 +222,8 @@ impl ClientError {
             | Self::HbaNoReplicationEntry(_)
             | Self::NoCertificate
             | Self::WrongCertificate(_)
-            | Self::WrongPeer(_) => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            | Self::WrongPeer(_)
+            | Self::NotAllowed => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Startup(error) => error.sqlstate(),
             Self::StatementMode | Self::PinsForbidden(_) => SqlState::FEATURE_NOT_SUPPORTED,
             Self::ShuttingDown | Self::SessionLost | Self::Killed | Self::Disconnected | Self::SuspendTimeout => {
@@ -316,6 +320,7 @@ impl ClientError {
             | Self::NotSasl(_)
             | Self::NotAPassword(_)
             | Self::TlsRequired
+            | Self::NotAllowed
             | Self::PlaintextBeforeTls
             | Self::Startup(_)
             | Self::LoginTimeout
@@ -350,6 +355,7 @@ impl ClientError {
             }
             Self::NoSuchDatabase(_) => "Add it under [databases] in howdah.toml, or [databases.\"*\"] for every name.",
             Self::TlsRequired => "The listener has tls mode \"require\" or stricter; connect with sslmode=require.",
+            Self::NotAllowed => "Name the user in \"users\" or \"stats_users\" under [admin] in howdah.toml.",
             Self::PasswordsUnreadable(_) => "Try again; /status of howdah says what is known of the cluster.",
             Self::HbaRejects(_)
             | Self::HbaRejectsReplication(_)

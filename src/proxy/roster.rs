@@ -105,6 +105,8 @@ pub struct ClientFacts {
     pub connected: SystemTime,
     /// What kind of replication it is for, if any.
     pub replication: Option<Replication>,
+    /// Whether it went through the door, and has no servers.
+    pub is_caller: bool,
     application_name: Mutex<Arc<str>>,
     prepared: AtomicU32,
     /// What others may do to it.
@@ -213,6 +215,8 @@ pub struct Arrival<'a> {
     pub replication: Option<Replication>,
     /// Its connection's ends.
     pub ends: Ends,
+    /// Whether it goes through the door.
+    pub is_caller: bool,
 }
 
 impl Roster {
@@ -226,6 +230,7 @@ impl Roster {
             ends: arrival.ends,
             connected: SystemTime::now(),
             replication: arrival.replication,
+            is_caller: arrival.is_caller,
             application_name: Mutex::new(application_name(arrival.settings)),
             prepared: AtomicU32::new(0),
             handle: Arc::clone(handle),

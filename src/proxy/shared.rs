@@ -4,8 +4,8 @@
 //! logins, cancels and reloads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::cancel::Cancels;
 use super::census::Census;
+use super::door::Door;
 use super::orders::Orders;
 use super::pool::budget::{Budget, Budgets};
 use super::pool::gate::Hold;
@@ -150,6 +151,8 @@ pub struct Shared {
     pub neutral: Arc<Settings>,
     /// Who has proven what.
     pub secrets: Secrets,
+    /// What is beside the data path.
+    pub door: OnceLock<Arc<dyn Door>>,
     started: Instant,
     last_client: AtomicU64,
     panics: AtomicU64,
@@ -187,6 +190,7 @@ impl Shared {
             settings,
             reported: Interner::default(),
             secrets: Secrets::default(),
+            door: OnceLock::new(),
             started: Instant::now(),
             last_client: AtomicU64::new(0),
             panics: AtomicU64::new(0),

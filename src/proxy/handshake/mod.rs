@@ -29,6 +29,7 @@ use self::replication::Proven;
 use super::cancel::{self, CancelKey};
 use super::census::{Census, ClientLimits, Place};
 use super::client::{ClientHandle, Signal};
+use super::door::{self, Caller, Door};
 use super::error::ClientError;
 use super::replication::Replication;
 use super::roster::{Arrival, ClientEntry, Ends, Roster};
@@ -69,6 +70,8 @@ enum Visitor {
     Client(Box<Session>),
     /// A replication connection, logged in on both sides.
     Replication(Box<Replication>),
+    /// Somebody who goes through the door.
+    Caller(Arc<dyn Door>, Box<Caller>),
 }
 
 /// Who a client says it is, in the configuration's eyes.
@@ -150,6 +153,13 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
             let ended = replication.run().await;
             tracing::info!(client = handle.id, client_addr = &*peer, ended, "replication client left");
         }
+        Ok(Visitor::Caller(door, mut caller)) => {
+            caller.stream = stream;
+            let (client, user, database) = (handle.id, &*caller.claim.user, &*caller.claim.database);
+            tracing::info!(client, client_addr = &*peer, user, database, "console opened");
+            let ended = door.enter(*caller).await;
+            tracing::info!(client = handle.id, client_addr = &*peer, ended, "console closed");
+        }
         Err(Refusal::NoTls(error)) => {
             if log {
                 tracing::info!(client = handle.id, client_addr = &*peer, error, "TLS handshake failed");
@@ -206,20 +216,24 @@ async fn welcome(
         Startup::Session(message) => message,
         Startup::Ssl | Startup::Gss => return Err(ClientError::from(StartupError::Layout).into()),
     };
-    let mut place = Census::enter(shared, running.config.limits.max_client_connections)?;
+    let claim = read_claim(&message)?;
+    let door = shared.door.get().filter(|_| claim.replication.is_none());
+    let door = door.filter(|door| door.leads_to(&running, &claim.database));
+    // an operator must come in just when nobody else can
+    let clients_max = if door.is_some() { u32::MAX } else { running.config.limits.max_client_connections };
+    let mut place = Census::enter(shared, clients_max)?;
     if handle.has(Signal::Goodbye) || worker.is_draining() {
         return Err(ClientError::ShuttingDown.into());
     }
     if tls.is_some_and(|tls| tls.mode.needs_tls()) && !stream.is_tls() {
         return Err(ClientError::TlsRequired.into());
     }
-    let claim = read_claim(&message)?;
     if let Some(negotiation) = message.negotiation() {
         stream.write_all(&negotiation).await?;
     }
     drop(packet);
     let listener_role = running.config.listeners.get(listener).map(|listener| listener.role).unwrap_or_default();
-    let profile = running.config.profile(&claim.database, &claim.user);
+    let profile = running.config.profile(&claim.database, &claim.user).filter(|_| door.is_none());
     // limits before the proof: a flood of wrong passwords must not crowd out anybody, and costs nothing
     if let Some(profile) = &profile {
         let limits = ClientLimits {
@@ -231,9 +245,14 @@ async fn welcome(
     }
     // whoever asks for a database that is not there proves who it is all the same, or the answer would tell strangers
     let first = || running.config.clusters.keys().next().map(|name| Arc::from(name.as_str()));
-    let cluster = profile.as_ref().map(|profile| Arc::clone(&profile.cluster)).or_else(first);
+    // behind the door there is no cluster: whichever knows the user
+    let names = || running.config.clusters.keys().map(|name| Arc::<str>::from(name.as_str()));
+    let knows = |cluster: &Arc<str>| shared.catalog.known(cluster, &claim.user).is_some();
+    let of_user = || door.and_then(|_| names().find(knows));
+    let cluster = profile.as_ref().map(|profile| Arc::clone(&profile.cluster)).or_else(of_user).or_else(first);
     // what the proof is answered with travels with the greeting
-    let proven = admission::admit(admission::Visit {
+    let is_own = door.is_some_and(|door| door.knows_own(&claim.user)) && door::is_own(stream);
+    let visit = admission::Visit {
         shared,
         running: &running,
         end_point: tls.filter(|_| stream.is_tls()).and_then(|tls| tls.tls.end_point_hash.as_deref()),
@@ -243,8 +262,24 @@ async fn welcome(
         cluster: cluster.as_ref(),
         claim: &claim,
         physical_replication: claim.replication == Some(startup::Replication::Physical),
-    })
-    .await?;
+    };
+    let proven = if is_own { Vec::new() } else { admission::admit(visit).await? };
+    if let Some(door) = door {
+        if !is_own && !door.admits(&running, &claim.user) {
+            return Err(ClientError::NotAllowed.into());
+        }
+        let presence = presence((worker, handle), place, &claim, Ends::of(stream, unix_port(peer)), true);
+        let caller = Caller {
+            stream: Stream::Plain(Socket::Closed),
+            last: proven,
+            sent: intake.into_rest(),
+            claim,
+            is_own,
+            handle: Arc::clone(handle),
+            presence,
+        };
+        return Ok(Visitor::Caller(Arc::clone(door), Box::new(caller)));
+    }
     drop(running);
     let Some(profile) = profile else {
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
@@ -255,15 +290,7 @@ async fn welcome(
     if shared.orders.is_shutting_down() {
         return Err(ClientError::ShuttingDown.into());
     }
-    let arrival = Arrival {
-        database: &claim.database,
-        user: &claim.user,
-        settings: &claim.settings,
-        replication: claim.replication,
-        ends: Ends::of(stream, unix_port(peer)),
-    };
-    let entry = Roster::client(shared, handle, arrival);
-    let presence = Presence { place, entry, key: None, worker: Rc::clone(worker) };
+    let presence = presence((worker, handle), place, &claim, Ends::of(stream, unix_port(peer)), false);
     if claim.replication.is_some() {
         let client = Proven { stream, last: proven, sent: intake.into_rest() };
         return replication::greet(worker, handle, client, &profile, &claim, presence).await.map(Visitor::Replication);
@@ -272,6 +299,20 @@ async fn welcome(
     let mut session = greeting::greet(worker, handle, stream, proven, guest, presence).await?;
     session.has_sent(intake.into_rest());
     Ok(Visitor::Client(session))
+}
+
+/// A client that has logged in is on the roster from now on.
+fn presence(
+    (worker, handle): (&Rc<Worker>, &Arc<ClientHandle>),
+    place: Place,
+    claim: &Claim,
+    ends: Ends,
+    is_caller: bool,
+) -> Presence {
+    let Claim { database, user, settings, replication, .. } = claim;
+    let arrival = Arrival { database, user, settings, replication: *replication, ends, is_caller };
+    let entry = Roster::client(&worker.shared, handle, arrival);
+    Presence { place, entry, key: None, worker: Rc::clone(worker) }
 }
 
 /// The port in the name of a listener's socket file, `.s.PGSQL.6432`.

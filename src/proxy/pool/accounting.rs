@@ -195,6 +195,23 @@ impl<S, W> Accounting<S, W> {
         self.oldest_queued_us().into_iter().chain(claim).min()
     }
 
+    /// The servers at rest.
+    pub fn idle(&self) -> impl Iterator<Item = &S> {
+        self.lanes.iter().flat_map(|lane| lane.idle.iter())
+    }
+
+    /// Those who wait, and since when.
+    pub fn queued(&self) -> impl Iterator<Item = (&W, u64)> {
+        let queued = self.lanes.iter().flat_map(|lane| lane.queue.iter()).chain(&self.claims);
+        queued.map(|waiting| (&waiting.waiter, waiting.since_us))
+    }
+
+    /// How many connections are being closed.
+    #[must_use]
+    pub const fn closing(&self) -> u32 {
+        self.closing
+    }
+
     fn oldest_queued_us(&self) -> Option<u64> {
         self.lanes.iter().filter_map(|lane| lane.queue.front()).map(|first| first.since_us).min()
     }

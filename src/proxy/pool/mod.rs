@@ -14,6 +14,7 @@ pub mod claim;
 pub mod dialling;
 pub mod gate;
 pub mod login;
+pub mod look;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -294,6 +295,12 @@ impl Pool {
     #[must_use]
     pub fn wants_check(&self, server: &Server) -> bool {
         self.settings.load().server_check_delay.is_some_and(|delay| server.idle_since.elapsed() >= delay)
+    }
+
+    /// See [`Self::wants_check`].
+    #[must_use]
+    pub fn check_delay(&self) -> Option<Duration> {
+        self.settings.load().server_check_delay
     }
 
     /// `timeouts.cancel_wait`, with a bound even when it is off: a server must come to rest some time.

@@ -1,0 +1,187 @@
+//! Who may come to the console, and what it knows of the daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::answer::{Done, Refused};
+use super::command::{Command, Dialect};
+use super::refusal::ConsoleError;
+use super::show::{self, Look};
+use super::talk::talk;
+use crate::admin::control::Control;
+use crate::proxy::door::{Behind, Caller, Door};
+use crate::proxy::shared::{Running, Shared};
+
+/// PgBouncer's console.
+pub const PGBOUNCER: &str = "pgbouncer";
+/// The same, and howdah's own views and commands.
+pub const HOWDAH: &str = "howdah";
+/// Whose columns are served: the release whose console this is. Monitors parse the first three numbers they find.
+pub const PGBOUNCER_VERSION: &str = "1.25.2";
+
+/// Which console a database is.
+#[must_use]
+pub fn dialect(database: &str) -> Dialect {
+    if database == HOWDAH { Dialect::Howdah } else { Dialect::PgBouncer }
+}
+
+/// What somebody at the console may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    Admin,
+    /// Look.
+    Stats,
+}
+
+/// What the console is told by whoever wires the daemon together.
+pub struct Sources {
+    /// The coordinators; `None` where there are none.
+    pub control: Option<Arc<dyn Control>>,
+    /// Where the configuration was read from.
+    pub config: PathBuf,
+    /// howdah is shutting down.
+    pub shutting_down: Arc<AtomicBool>,
+}
+
+/// What all consoles share.
+pub struct Seat {
+    /// The daemon.
+    pub sources: Sources,
+    logins: AtomicU64,
+    queries: AtomicU64,
+}
+
+/// The console, as the data path knows it.
+#[derive(Clone)]
+pub struct Console(Arc<Seat>);
+
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Console")
+    }
+}
+
+impl Console {
+    /// Nobody has come yet.
+    #[must_use]
+    pub fn new(sources: Sources) -> Self {
+        Self(Arc::new(Seat { sources, logins: AtomicU64::new(0), queries: AtomicU64::new(0) }))
+    }
+}
+
+/// What the configuration lets a user do.
+fn access(running: &Running, user: &str) -> Option<Access> {
+    let admin = &running.config.admin;
+    let named = |users: &[String]| users.iter().any(|name| name == user);
+    if named(&admin.users) {
+        return Some(Access::Admin);
+    }
+    named(&admin.stats_users).then_some(Access::Stats)
+}
+
+impl Door for Console {
+    /// Both names, unless the configuration has a database that is really called so.
+    fn leads_to(&self, running: &Running, database: &str) -> bool {
+        matches!(database, PGBOUNCER | HOWDAH) && !running.config.databases.contains_key(database)
+    }
+
+    fn knows_own(&self, user: &str) -> bool {
+        matches!(user, PGBOUNCER | HOWDAH)
+    }
+
+    fn admits(&self, running: &Running, user: &str) -> bool {
+        access(running, user).is_some()
+    }
+
+    fn enter(&self, caller: Caller) -> Behind {
+        let seat = Arc::clone(&self.0);
+        seat.logins.fetch_add(1, Ordering::Relaxed);
+        let running = caller.presence.worker.shared.running();
+        let access = if caller.is_own { Some(Access::Admin) } else { access(&running, &caller.claim.user) };
+        Box::pin(talk(seat, access.unwrap_or(Access::Stats), caller))
+    }
+}
+
+impl Seat {
+    /// What a console is greeted with, as PgBouncer has it.
+    #[must_use]
+    pub const fn parameters(&self) -> [(&'static str, &'static str); 7] {
+        [
+            ("server_version", "1.25.2/bouncer"),
+            ("client_encoding", "UTF8"),
+            ("server_encoding", "UTF8"),
+            ("DateStyle", "ISO"),
+            ("TimeZone", "GMT"),
+            ("standard_conforming_strings", "on"),
+            ("is_superuser", "on"),
+        ]
+    }
+
+    pub(super) fn count_query(&self) {
+        self.queries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Commands that consoles have given.
+    #[must_use]
+    pub fn queries(&self) -> u64 {
+        self.queries.load(Ordering::Relaxed)
+    }
+
+    /// Consoles that have been opened.
+    #[must_use]
+    pub fn logins(&self) -> u64 {
+        self.logins.load(Ordering::Relaxed)
+    }
+
+    /// Carries a command out. Dropping it gives it up.
+    ///
+    /// # Errors
+    /// PgBouncer's words.
+    pub async fn carry_out(
+        &self,
+        shared: &Arc<Shared>,
+        dialect: Dialect,
+        access: Access,
+        command: &Command,
+    ) -> Result<Done, Refused> {
+        match command {
+            Command::Show { name, .. } if name == "help" => Ok(Done::Noticed("Console usage", Some(HELP), "SHOW")),
+            Command::Show { name, .. } if name == "fds" && access != Access::Admin => {
+                Err(ConsoleError::AdminNeeded.into())
+            }
+            Command::Show { name, like } => {
+                let look = Look::new(self, shared, dialect);
+                match show::table(&look, name, like.as_deref()).await {
+                    Some(table) => Ok(Done::Table(table)),
+                    None => Err(ConsoleError::syntax(&format!("SHOW {}", name.to_uppercase())).into()),
+                }
+            }
+            Command::Set { key, .. } if show::is_parameter(key) => Ok(Done::Noticed("SET ignored", None, "SET")),
+            _ if access != Access::Admin => Err(ConsoleError::AdminNeeded.into()),
+            _ => Err(ConsoleError::Refused("not built yet".to_owned()).into()),
+        }
+    }
+}
+
+/// PgBouncer's, with howdah's own below.
+const HELP: &str = "
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+\tSHOW PEERS|PEER_POOLS
+\tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
+\tSHOW DNS_HOSTS|DNS_ZONES
+\tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tSET key = arg
+\tRELOAD
+\tPAUSE [<db>]
+\tRESUME [<db>]
+\tDISABLE <db>
+\tENABLE <db>
+\tRECONNECT [<db>]
+\tKILL [<db>]
+\tKILL_CLIENT <client_id>
+\tSUSPEND
+\tSHUTDOWN
+\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
+\tWAIT_CLOSE [<db>]";
