@@ -30,6 +30,7 @@ pub use super::metrics::{DaemonFacts, Named};
 use super::refusal::Refusal;
 use super::route::{self, Explain};
 pub use super::status::{PoolRow, RoutingRow};
+pub use super::survey::Survey;
 use super::{look, metrics, operate, probes, status};
 use crate::proxy::route::explain::ExplainError;
 use crate::stats::Statistics;
@@ -66,6 +67,8 @@ pub struct Sources {
     pub daemon: Arc<dyn Fn() -> DaemonFacts + Send + Sync>,
     /// Which names have series of their own.
     pub named: Arc<Named>,
+    /// Who asks the nodes' catalogs; `None` when nobody does.
+    pub survey: Option<Arc<Survey>>,
     /// Where a statement would go, and why.
     pub explain: Explain,
     /// The coordinators; `None` where every cluster is only observed.
@@ -93,6 +96,7 @@ impl Sources {
             statistics: Arc::new(Statistics::default),
             daemon: Arc::new(DaemonFacts::default),
             named: Arc::default(),
+            survey: None,
             explain: Arc::new(|question| {
                 Box::pin(std::future::ready(Err(ExplainError::NoSuchDatabase(question.database))))
             }),

@@ -2,6 +2,7 @@
 //!
 //! - [`http`]: which request is answered by what; health and readiness
 //! - [`listen`]: where it listens; `access`: who may ask for what
+//! - [`survey`]: asks the nodes' catalogs, for `metrics`
 //! - `probes`: yes or no, for load balancers
 //! - `status`, `look`, [`metrics`]: what is, and what was done; `operate`: commands for the coordinators ([`control`])
 //! - [`route`]: where a statement would go, and why
@@ -20,6 +21,7 @@ mod probes;
 pub mod refusal;
 pub mod route;
 mod status;
+pub mod survey;
 
 pub use access::Access;
 pub use control::Control;

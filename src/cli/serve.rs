@@ -22,7 +22,7 @@ use tracing_subscriber::reload;
 
 use super::managed::managed;
 use crate::admin::Access;
-use crate::admin::http::{DaemonFacts, HttpAddress, HttpListener, PoolRow, RoutingRow, Sources};
+use crate::admin::http::{DaemonFacts, HttpAddress, HttpListener, PoolRow, RoutingRow, Sources, Survey};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::store::LocalStore;
 use crate::cluster::{Coordinators, Watch, watch};
@@ -349,6 +349,7 @@ fn sources(
     let (homes, counted, panicked, asked, guarded) =
         (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     let (tallied, described) = (Arc::clone(shared), Arc::clone(shared));
+    let (reloaded, asked_about) = (Arc::clone(shared), Arc::clone(shared));
     let rows = move || {
         let row = |pool: &Arc<crate::proxy::pool::Pool>| {
             let counts = pool.counts();
@@ -387,6 +388,11 @@ fn sources(
             generation: described.generation(),
             clients_max: described.running().config.limits.max_client_connections,
         }),
+        survey: Some(Arc::new(Survey::new(
+            Arc::clone(&shared.board),
+            move || reloaded.generation(),
+            move || (watched(&asked_about.running()), Arc::default()),
+        ))),
         control: Some(Arc::new(Arc::clone(coordinators))),
         explain: Arc::new(move |question| {
             let shared = Arc::clone(&asked);

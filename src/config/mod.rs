@@ -39,6 +39,7 @@ mod overlay;
 mod pool;
 mod problem;
 mod profile;
+pub mod queries;
 mod reload;
 mod render;
 mod routing;

@@ -236,6 +236,178 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
             histogram("howdah_failover_seconds", &["cluster", "kind"], "From the first sign to the promotion."),
         ],
     ),
+    (
+        "Clusters and nodes, as PostgreSQL says it",
+        &[
+            gauge("howdah_postgres_up", NODE, "1 while the node could be asked for what follows."),
+            gauge("howdah_postgres_ask_seconds", NODE, "How long asking the node took the last time."),
+            gauge(
+                "howdah_postgres_info",
+                &["cluster", "node", "version"],
+                "Always 1; the label says which PostgreSQL it is.",
+            ),
+            gauge("howdah_postgres_start_time_seconds", NODE, "When the postmaster began, in seconds since 1970."),
+            gauge("howdah_postgres_in_recovery", NODE, "1 on a standby, 0 on a primary."),
+            gauge(
+                "howdah_postgres_wal_lsn_bytes",
+                NODE,
+                "Position in the log: where a primary writes, what a standby has replayed.",
+            ),
+            gauge(
+                "howdah_postgres_last_replay_age_seconds",
+                NODE,
+                "How long ago the last transaction that a standby has replayed was committed; grows while nothing is written.",
+            ),
+            gauge("howdah_postgres_connections", NODE, "Client backends."),
+            gauge("howdah_postgres_connections_max", NODE, "max_connections."),
+            gauge(
+                "howdah_postgres_activity",
+                &["cluster", "node", "database", "state"],
+                "Client backends by state, as pg_stat_activity has it.",
+            ),
+            gauge(
+                "howdah_postgres_activity_oldest_transaction_seconds",
+                &["cluster", "node", "database", "state"],
+                "For how long the oldest of their transactions has been open.",
+            ),
+            gauge(
+                "howdah_postgres_activity_waiting",
+                &["cluster", "node", "type"],
+                "Active client backends that wait, by wait_event_type.",
+            ),
+            gauge("howdah_postgres_locks", &["cluster", "node", "mode"], "Locks that are held or awaited, by mode."),
+            gauge("howdah_postgres_locks_waiting", NODE, "Locks that are awaited."),
+            gauge(
+                "howdah_postgres_database_connections",
+                &["cluster", "node", "database"],
+                "Backends connected to the database.",
+            ),
+            gauge(
+                "howdah_postgres_database_size_bytes",
+                &["cluster", "node", "database"],
+                "Size of the database on disk; asked for once in a minute.",
+            ),
+            gauge(
+                "howdah_postgres_database_age_transactions",
+                &["cluster", "node", "database"],
+                "Transactions since the oldest that is not frozen: vacuum must keep it far below two thousand million.",
+            ),
+            counter("howdah_postgres_xact_commit_total", &["cluster", "node", "database"], "Transactions committed."),
+            counter(
+                "howdah_postgres_xact_rollback_total",
+                &["cluster", "node", "database"],
+                "Transactions rolled back.",
+            ),
+            counter(
+                "howdah_postgres_blocks_read_total",
+                &["cluster", "node", "database"],
+                "Blocks read from disk or the system.",
+            ),
+            counter(
+                "howdah_postgres_blocks_hit_total",
+                &["cluster", "node", "database"],
+                "Blocks found in shared buffers.",
+            ),
+            counter("howdah_postgres_tuples_returned_total", &["cluster", "node", "database"], "Rows read."),
+            counter(
+                "howdah_postgres_tuples_fetched_total",
+                &["cluster", "node", "database"],
+                "Rows fetched by index scans.",
+            ),
+            counter("howdah_postgres_tuples_inserted_total", &["cluster", "node", "database"], "Rows inserted."),
+            counter("howdah_postgres_tuples_updated_total", &["cluster", "node", "database"], "Rows updated."),
+            counter("howdah_postgres_tuples_deleted_total", &["cluster", "node", "database"], "Rows deleted."),
+            counter(
+                "howdah_postgres_conflicts_total",
+                &["cluster", "node", "database"],
+                "Queries cancelled because they conflicted with what a standby replays.",
+            ),
+            counter(
+                "howdah_postgres_temp_files_total",
+                &["cluster", "node", "database"],
+                "Temporary files made by queries.",
+            ),
+            counter(
+                "howdah_postgres_temp_bytes_total",
+                &["cluster", "node", "database"],
+                "Bytes written to temporary files.",
+            ),
+            counter("howdah_postgres_deadlocks_total", &["cluster", "node", "database"], "Deadlocks."),
+            counter(
+                "howdah_postgres_block_read_seconds_total",
+                &["cluster", "node", "database"],
+                "Time reading blocks; 0 unless track_io_timing is on.",
+            ),
+            counter(
+                "howdah_postgres_block_write_seconds_total",
+                &["cluster", "node", "database"],
+                "Time writing blocks; 0 unless track_io_timing is on.",
+            ),
+            counter(
+                "howdah_postgres_checkpoints_timed_total",
+                NODE,
+                "Checkpoints that were due by checkpoint_timeout.",
+            ),
+            counter(
+                "howdah_postgres_checkpoints_requested_total",
+                NODE,
+                "Checkpoints that were asked for, by people or by max_wal_size.",
+            ),
+            counter("howdah_postgres_checkpoint_write_seconds_total", NODE, "Time writing at checkpoints."),
+            counter("howdah_postgres_checkpoint_sync_seconds_total", NODE, "Time syncing at checkpoints."),
+            counter("howdah_postgres_checkpoint_buffers_total", NODE, "Buffers written at checkpoints."),
+            counter("howdah_postgres_wal_records_total", NODE, "Records of log written; PostgreSQL 14 and later."),
+            counter("howdah_postgres_wal_bytes_total", NODE, "Bytes of log written; PostgreSQL 14 and later."),
+            gauge("howdah_postgres_wal_size_bytes", NODE, "Size of pg_wal; asked for once in a minute."),
+            counter("howdah_postgres_archived_total", NODE, "Log files archived."),
+            counter("howdah_postgres_archive_failed_total", NODE, "Attempts to archive a log file that failed."),
+            gauge(
+                "howdah_postgres_replication_sent_lag_bytes",
+                &["cluster", "node", "standby", "address", "state", "sync_state"],
+                "Bytes of log that were not sent to the standby yet, by pg_stat_replication.",
+            ),
+            gauge(
+                "howdah_postgres_replication_flush_lag_bytes",
+                &["cluster", "node", "standby", "address", "state", "sync_state"],
+                "Bytes of log that the standby has not on its disk yet.",
+            ),
+            gauge(
+                "howdah_postgres_replication_replay_lag_bytes",
+                &["cluster", "node", "standby", "address", "state", "sync_state"],
+                "Bytes of log that the standby has not replayed yet.",
+            ),
+            gauge(
+                "howdah_postgres_replication_flush_lag_seconds",
+                &["cluster", "node", "standby", "address", "state", "sync_state"],
+                "flush_lag; absent while nothing is written.",
+            ),
+            gauge(
+                "howdah_postgres_replication_replay_lag_seconds",
+                &["cluster", "node", "standby", "address", "state", "sync_state"],
+                "replay_lag; absent while nothing is written.",
+            ),
+            gauge(
+                "howdah_postgres_slot_active",
+                &["cluster", "node", "slot", "type"],
+                "1 while somebody reads from the replication slot.",
+            ),
+            gauge(
+                "howdah_postgres_slot_retained_bytes",
+                &["cluster", "node", "slot", "type"],
+                "Bytes of log that are kept for the replication slot.",
+            ),
+            gauge(
+                "howdah_postgres_setting_value",
+                &["cluster", "node", "setting"],
+                "Some settings, in bytes, seconds or as they are.",
+            ),
+            gauge(
+                "howdah_own_query_up",
+                &["cluster", "node", "query", "database"],
+                "1 while a question of stats.queries_file is answered.",
+            ),
+        ],
+    ),
 ];
 
 /// The tables of `docs/metrics.md`.

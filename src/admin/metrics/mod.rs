@@ -6,11 +6,12 @@
 //!
 //! - [`families`]: every metric with its meaning; `docs/metrics.md` is written from it
 //! - `page`: values in, text out
-//! - `daemon`, `traffic`, `clusters`: where the values come from
+//! - `daemon`, `traffic`, `clusters`, `catalogs`: where the values come from
 //!
 //! Statements have no metrics: the few that matter change from day to day, each would leave a series behind, and one that falls
 //! out of a top list and comes back looks to `rate()` like a burst. They are in the console's `SHOW STATEMENTS`.
 
+mod catalogs;
 mod clusters;
 mod daemon;
 pub mod families;
@@ -26,12 +27,18 @@ use super::http::Sources;
 pub use daemon::DaemonFacts;
 pub use named::Named;
 use page::Page;
+pub(super) use page::family;
 
 /// The handler.
 pub(super) async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
+    let told = match &sources.survey {
+        Some(survey) => survey.look().await,
+        None => Vec::new(),
+    };
     let mut page = Page::new();
     daemon::gather(&mut page, &sources);
     traffic::gather(&mut page, &sources);
     clusters::gather(&mut page, &sources);
+    catalogs::gather(&mut page, &told);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.render())
 }
