@@ -391,7 +391,10 @@ fn sources(
         survey: Some(Arc::new(Survey::new(
             Arc::clone(&shared.board),
             move || reloaded.generation(),
-            move || (watched(&asked_about.running()), Arc::default()),
+            move || {
+                let running = asked_about.running();
+                (watched(&running), Arc::clone(&running.config.stats.queries))
+            },
         ))),
         control: Some(Arc::new(Arc::clone(coordinators))),
         explain: Arc::new(move |question| {

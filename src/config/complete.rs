@@ -16,7 +16,9 @@ use super::document::{At, Document, Step, key_path};
 use super::file::Config;
 use super::hba::{Fault, Hba, IdentMaps};
 use super::problem::{Place, Problem};
+use super::queries;
 use super::secret::Secret;
+use super::stats::Stats;
 use super::users_file;
 
 /// A shorter token could be guessed.
@@ -48,6 +50,7 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
     seek.auth(&mut config.auth);
     config.http.admin_token = seek.token(&mut config.http.admin_token_file, "admin_token_file");
     config.http.read_token = seek.token(&mut config.http.read_token_file, "read_token_file");
+    seek.queries(&mut config.stats);
     config.store.path = seek.base.join(&config.store.path);
     for (name, cluster) in &mut config.clusters {
         if let Some(monitor) = &mut cluster.monitor {
@@ -126,6 +129,16 @@ impl Seek<'_, '_> {
             match users_file::parse(&text, &file) {
                 Ok(users) => auth.file_users = Arc::new(users),
                 Err(faults) => self.faults(faults),
+            }
+        }
+    }
+
+    /// Reads the operator's questions.
+    fn queries(&mut self, stats: &mut Stats) {
+        if let Some((file, text)) = self.text(&mut stats.queries_file, key_path!["stats", "queries_file"]) {
+            match queries::parse(&file, &text) {
+                Ok(found) => stats.queries = Arc::new(found),
+                Err(problems) => self.problems.extend(problems.iter().cloned()),
             }
         }
     }

@@ -27,7 +27,7 @@ use super::http::Sources;
 pub use daemon::DaemonFacts;
 pub use named::Named;
 use page::Page;
-pub(super) use page::family;
+pub(in crate::admin) use page::family;
 
 /// The handler.
 pub(super) async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {

@@ -152,7 +152,7 @@ fn help(name: &str) -> &'static str {
 }
 
 /// What is known of a metric.
-pub(super) fn family(name: &str) -> Option<&'static Family> {
+pub(in crate::admin) fn family(name: &str) -> Option<&'static Family> {
     FAMILIES.iter().flat_map(|(_, families)| families.iter()).find(|family| family.name == name)
 }
 

@@ -14,7 +14,8 @@ use tokio_postgres::SimpleQueryRow;
 use super::FRESH;
 use super::questions::{QUESTIONS, Question};
 use crate::admin::metrics::families::Kind;
-use crate::catalog::{ConnectionError, ControlConnection, Monitor, WatchedNode};
+use crate::catalog::connection::{ConnectionError, ControlConnection};
+use crate::catalog::{Monitor, WatchedNode};
 use crate::config::queries::{Query, Usage};
 use crate::topology::ClusterName;
 
@@ -265,8 +266,8 @@ fn read(rows: &[SimpleQueryRow], question: &Question) -> Vec<Sample> {
                 continue;
             }
             let metric = format!("howdah_postgres_{}", column.name());
-            let family = crate::admin::metrics::family(&metric);
-            if let (Some(family), Some(value)) = (family, text.and_then(|text| number(text, family.kind))) {
+            let Some(family) = crate::admin::metrics::family(&metric) else { continue };
+            if let Some(value) = text.and_then(|text| number(text, family.kind)) {
                 samples.push(Sample {
                     metric: family.name.into(),
                     kind: family.kind,
