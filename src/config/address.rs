@@ -30,19 +30,24 @@ pub enum Address {
         /// The port.
         port: u16,
     },
-    /// `"unix:/dir"`: the directory in which the socket `.s.PGSQL.6432` is made, as in PostgreSQL.
-    Unix(PathBuf),
+    /// `"unix:/dir"`, `"unix:/dir:port"`: the directory in which the socket `.s.PGSQL.port` is made, as in PostgreSQL.
+    Unix {
+        /// The directory.
+        directory: PathBuf,
+        /// The number in the socket's name, 6432 unless it is written.
+        port: u16,
+    },
     /// `"systemd:NAME"`: the socket that systemd hands over under this name.
     Systemd(String),
 }
 
 impl Address {
-    /// The socket file of a Unix listener: `.s.PGSQL.6432` in its directory.
+    /// The socket file of a Unix listener: `.s.PGSQL.port` in its directory.
     #[must_use]
     pub fn socket_path(&self) -> Option<PathBuf> {
         match self {
             Self::Tcp { .. } | Self::Systemd(_) => None,
-            Self::Unix(directory) => Some(directory.join(socket_name(SOCKET_PORT))),
+            Self::Unix { directory, port } => Some(directory.join(socket_name(*port))),
         }
     }
 }
@@ -200,7 +205,11 @@ impl FromStr for Address {
                 .ok_or_else(|| AddressError::SocketUnit(text.to_owned()));
         }
         match text.strip_prefix("unix:") {
-            Some(path) => parse_path(path, text, socket_name_bytes()).map(Self::Unix),
+            Some(path) => {
+                let numbered = path.rsplit_once(':').and_then(|(path, port)| Some((path, port.parse().ok()?)));
+                let (path, port) = numbered.unwrap_or((path, SOCKET_PORT));
+                parse_path(path, text, socket_name_bytes()).map(|directory| Self::Unix { directory, port })
+            }
             None => parse_tcp(text, SOCKET_PORT).map(|(host, port)| Self::Tcp { host, port }),
         }
     }
@@ -261,7 +270,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } => print_tcp(host, *port, f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix { directory, port: SOCKET_PORT } => write!(f, "unix:{}", directory.display()),
+            Self::Unix { directory, port } => write!(f, "unix:{}:{port}", directory.display()),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
@@ -305,7 +315,7 @@ mod tests {
     #[test]
     fn an_address_reads_what_it_prints() {
         for text in
-            ["127.0.0.1:6432", "[::1]:0", "db.example.com:5432", "localhost:6432", "unix:/run/howdah", "systemd:howdah"]
+            ["127.0.0.1:6432", "[::1]:0", "db.example.com:5432", "localhost:6432", "unix:/run/howdah", "unix:/run/a:5432", "systemd:howdah"]
         {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -341,5 +351,7 @@ mod tests {
     fn a_unix_listener_names_its_socket_as_postgresql_does() {
         let address: Address = "unix:/run/howdah/".parse().unwrap();
         assert_eq!(address.socket_path().unwrap().to_str(), Some("/run/howdah/.s.PGSQL.6432"));
+        let address: Address = "unix:/run/howdah:5433".parse().unwrap();
+        assert_eq!(address.socket_path().unwrap().to_str(), Some("/run/howdah/.s.PGSQL.5433"));
     }
 }

@@ -47,6 +47,13 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
             user.credential = seek.credential(secret, key_path!["users", name, key]);
         }
     }
+    for (name, database) in &mut config.databases {
+        let given =
+            Password { text: &database.password, file: &mut database.password_file, env: &database.password_env };
+        if let Some((secret, key)) = seek.password(given, key_path!["databases", name]) {
+            database.credential = seek.credential(secret, key_path!["databases", name, key]);
+        }
+    }
     seek.auth(&mut config.auth);
     config.http.admin_token = seek.token(&mut config.http.admin_token_file, "admin_token_file");
     config.http.read_token = seek.token(&mut config.http.read_token_file, "read_token_file");

@@ -19,7 +19,8 @@ pub const SOCKET_PORT: u16 = 6432;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// `"host:port"`, or `"unix:/dir"` for a socket named `.s.PGSQL.6432` in that directory, as in PostgreSQL.
+    /// `"host:port"`, or `"unix:/dir"` for a socket named `.s.PGSQL.6432` in that directory, as in PostgreSQL
+    /// (`"unix:/dir:5432"`: with this number instead).
     /// `"0.0.0.0:6432"` is every IPv4 interface, `"[::]:6432"` every interface. Where systemd hands over a socket of
     /// this very address, that one is used; `"systemd:NAME"` is the one with this `FileDescriptorName=`, whatever its
     /// address. PgBouncer: `listen_addr`, `listen_port`, `unix_socket_dir`.

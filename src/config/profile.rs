@@ -133,6 +133,13 @@ impl From<&Timeouts> for ProfileTimeouts {
 }
 
 impl Config {
+    /// As whom a user's statements run on the servers of a database: the user, unless the database says another.
+    #[must_use]
+    pub fn server_user(&self, database: &str, user: &Arc<str>) -> Arc<str> {
+        let entry = self.databases.get(database).or_else(|| self.databases.get(ANY_DATABASE));
+        entry.and_then(|entry| entry.user.as_deref()).map_or_else(|| Arc::clone(user), Arc::from)
+    }
+
     /// What holds for a user in a database; `None` when the file knows neither the database nor `"*"`.
     #[must_use]
     pub fn profile(&self, database: &str, user: &str) -> Option<Profile> {

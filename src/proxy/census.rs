@@ -40,9 +40,12 @@ pub struct ClientLimits {
 #[derive(Debug)]
 pub struct Place {
     census: Arc<CensusOwner>,
-    /// Its database and user, once it has named them.
-    named: Option<(Arc<str>, Arc<str>)>,
+    /// Its database with the user of its pools, and who it is itself, once it has named them.
+    named: Option<(Pair, Arc<str>)>,
 }
+
+/// A database, and as whom its servers are logged in to.
+type Pair = (Arc<str>, Arc<str>);
 
 /// Whatever owns the census for as long as places exist.
 pub type CensusOwner = super::shared::Shared;
@@ -79,7 +82,13 @@ impl Place {
     ///
     /// # Errors
     /// [`ClientError::TooManyClientsOfDatabase`], [`ClientError::TooManyClientsOfUser`].
-    pub fn name(&mut self, database: &Arc<str>, user: &Arc<str>, limits: ClientLimits) -> Result<(), ClientError> {
+    pub fn name(
+        &mut self,
+        database: &Arc<str>,
+        user: &Arc<str>,
+        server_user: &Arc<str>,
+        limits: ClientLimits,
+    ) -> Result<(), ClientError> {
         let mut counts = self.census.census.counts.lock();
         let of = |counts: &HashMap<Arc<str>, u32>, name| counts.get(name).copied().unwrap_or(0);
         if limits.database.is_some_and(|max| of(&counts.databases, database) >= max) {
@@ -90,9 +99,9 @@ impl Place {
         }
         *counts.databases.entry(Arc::clone(database)).or_default() += 1;
         *counts.users.entry(Arc::clone(user)).or_default() += 1;
-        let pair = (Arc::clone(database), Arc::clone(user));
+        let pair = (Arc::clone(database), Arc::clone(server_user));
         *counts.pairs.entry(pair.clone()).or_default() += 1;
-        self.named = Some(pair);
+        self.named = Some((pair, Arc::clone(user)));
         Ok(())
     }
 }
@@ -101,10 +110,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.census.census.counts.lock();
         counts.all -= 1;
-        if let Some((database, user)) = self.named.take() {
-            leave(&mut counts.databases, &database);
+        if let Some((pair, user)) = self.named.take() {
+            leave(&mut counts.databases, &pair.0);
             leave(&mut counts.users, &user);
-            leave(&mut counts.pairs, &(database, user));
+            leave(&mut counts.pairs, &pair);
         }
     }
 }

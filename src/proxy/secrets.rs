@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::pool::PoolKey;
 use super::server::connect::{ServerCredential, ServerPassword};
 use super::shared::Shared;
 use crate::catalog::{CatalogError, Role, RoleSecret};
-use crate::config::{Config, Credential};
+use crate::config::{ANY_DATABASE, Config, Credential};
 use crate::protocol::scram::{Keys, Verifier};
 
 /// How long a user who has proven itself need not be asked for again, from the same address. Everybody else is asked for
@@ -36,6 +37,19 @@ struct FileUser {
     derived: Mutex<Option<Verifier>>,
 }
 
+impl FileUser {
+    fn of(credential: &Credential) -> Self {
+        let server = match credential {
+            Credential::Password(password) => {
+                ServerCredential::Password(Arc::new(ServerPassword::new(password.clone())))
+            }
+            Credential::Md5(hash) => ServerCredential::Md5(hash.clone()),
+            Credential::Verifier(_) => ServerCredential::None,
+        };
+        Self { credential: credential.clone(), server, derived: Mutex::default() }
+    }
+}
+
 impl FileUsers {
     /// Those of a configuration.
     #[must_use]
@@ -43,18 +57,14 @@ impl FileUsers {
         let tables = config.users.iter().filter_map(|(name, user)| Some((name, user.credential.as_ref()?)));
         // a table of the configuration goes before a line of the other file
         let all = config.auth.file_users.iter().chain(tables);
-        let user = |credential: &Credential| FileUser {
-            credential: credential.clone(),
-            server: match credential {
-                Credential::Password(password) => {
-                    ServerCredential::Password(Arc::new(ServerPassword::new(password.clone())))
-                }
-                Credential::Md5(hash) => ServerCredential::Md5(hash.clone()),
-                Credential::Verifier(_) => ServerCredential::None,
-            },
-            derived: Mutex::default(),
-        };
-        Self(all.map(|(name, credential)| (name.clone(), user(credential))).collect())
+        Self(all.map(|(name, credential)| (name.clone(), FileUser::of(credential))).collect())
+    }
+
+    /// What logs the clients of a database in where they all are one user, by the database's name in the configuration.
+    #[must_use]
+    pub fn forced(config: &Config) -> Self {
+        let all = config.databases.iter().filter_map(|(name, database)| Some((name, database.credential.as_ref()?)));
+        Self(all.map(|(name, credential)| (name.clone(), FileUser::of(credential))).collect())
     }
 
     fn secret(&self, user: &str, iterations: u32) -> Option<RoleSecret> {
@@ -192,6 +202,17 @@ impl Shared {
         }
         drop(keyring);
         !matches!(self.credential(cluster, user), ServerCredential::None)
+    }
+
+    /// What logs a pool in: its database's own, where all its clients are one user, else its user's.
+    #[must_use]
+    pub fn pool_credential(&self, key: &PoolKey) -> ServerCredential {
+        let running = self.running();
+        let named = running.config.databases.get_key_value(&*key.database);
+        let entry = named.or_else(|| running.config.databases.get_key_value(ANY_DATABASE));
+        let forced = entry.filter(|(_, entry)| entry.user.as_deref() == Some(&*key.user));
+        let forced = forced.and_then(|(name, _)| running.forced_users.server(name));
+        forced.unwrap_or_else(|| self.credential(&key.cluster, &key.user))
     }
 
     /// What logs a user in to the servers of a cluster.

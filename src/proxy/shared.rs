@@ -47,6 +47,8 @@ pub struct Running {
     pub listener_tls: Vec<Option<ListenerTls>>,
     /// Users whose secret is in a file.
     pub file_users: FileUsers,
+    /// What logs in to servers where a database has one user for all its clients.
+    pub forced_users: FileUsers,
     /// Functions the operator has put on a list.
     pub lists: Arc<Lists>,
 }
@@ -99,6 +101,7 @@ impl Running {
         }
         Ok(Self {
             file_users: FileUsers::of(&config),
+            forced_users: FileUsers::forced(&config),
             lists: Arc::new(Lists::of(&config.routing)),
             endpoints,
             listener_tls,

@@ -85,7 +85,6 @@ fn a_missing_key_is_reported_at_its_table() {
         said(text),
         [
             "1:1: clusters.main.nodes[0]: \"host\" is missing; write it, as in host = \"127.0.0.1\"",
-            "1:12: clusters.main: \"monitor\" is missing",
             "4:12: databases.app: \"cluster\" is missing; write it, as in cluster = \"main\"",
         ]
     );

@@ -9,6 +9,7 @@ use super::address::{Address, Host, HttpAddress, NodeHost};
 use super::auth::AuthMethod;
 use super::cluster::{Cluster, Node};
 use super::credential::Credential;
+use super::database::Database;
 use super::document::{At, Document, Step, key_path};
 use super::file::Config;
 use super::hba::ClientCert;
@@ -64,7 +65,7 @@ impl Rules<'_, '_> {
         }
         let http = match &config.http.address {
             HttpAddress::Tcp { host, port } => Some(Address::Tcp { host: host.clone(), port: *port }),
-            HttpAddress::Unix(_) | HttpAddress::Off => None,
+            HttpAddress::Unix { .. } | HttpAddress::Off => None,
         };
         let taken = http.and_then(|http| config.listeners.iter().find(|listener| overlap(&listener.address, &http)));
         if let Some(listener) = taken {
@@ -80,7 +81,7 @@ impl Rules<'_, '_> {
     }
 
     fn socket(&mut self, i: usize, listener: &Listener) {
-        if matches!(listener.address, Address::Unix(_)) {
+        if matches!(listener.address, Address::Unix { .. }) {
             return;
         }
         for key in ["socket_mode", "socket_group"] {
@@ -96,7 +97,7 @@ impl Rules<'_, '_> {
 
     fn listener_tls(&mut self, i: usize, listener: &Listener, tls: &ListenerTls) {
         let table = key_path!["listeners", i, "tls"];
-        if matches!(listener.address, Address::Unix(_)) {
+        if matches!(listener.address, Address::Unix { .. }) {
             return self.report(table, At::Key, "a Unix socket has no TLS", "remove the key");
         }
         self.pair(table, tls.cert.is_some(), tls.key.is_some());
@@ -145,7 +146,7 @@ impl Rules<'_, '_> {
             let message = "certificates are asked for, and no listener knows whose to accept";
             self.report(key_path!["auth"], At::Key, message, "write \"ca\" into the tls table of a listener");
         }
-        if auth.method == AuthMethod::Peer && !listens(&|listener| matches!(listener.address, Address::Unix(_))) {
+        if auth.method == AuthMethod::Peer && !listens(&|listener| matches!(listener.address, Address::Unix { .. })) {
             let message = "method \"peer\" is for Unix sockets, and no listener is one";
             let advice = "write a listener with address = \"unix:/dir\"";
             self.report(key_path!["auth", "method"], At::Value, message, advice);
@@ -249,8 +250,21 @@ impl Rules<'_, '_> {
         }
     }
 
+    fn forced_user(&mut self, name: &str, database: &Database) {
+        let table = key_path!["databases", name];
+        if database.user.is_none() && database.credential.is_some() {
+            let message = "a password without a user";
+            self.report(table, At::Key, message, "write \"user\" too: as whom clients of this database log in to servers");
+        }
+        if matches!(database.credential, Some(Credential::Verifier(_))) {
+            let message = "what PostgreSQL stores of a password is not enough to log in to a server";
+            self.report(table, At::Key, message, "write the password itself");
+        }
+    }
+
     fn databases(&mut self, config: &Config) {
         for (name, database) in &config.databases {
+            self.forced_user(name, database);
             if config.clusters.contains_key(&database.cluster) {
                 continue;
             }
@@ -269,13 +283,13 @@ impl Rules<'_, '_> {
 /// Whether the kernel would refuse the second: the same place, or the same port on every interface and on one.
 fn overlap(a: &Address, b: &Address) -> bool {
     match (a, b) {
-        (Address::Unix(a), Address::Unix(b)) => a == b,
+        (Address::Unix { .. }, Address::Unix { .. }) => a == b,
         (Address::Tcp { host: a_host, port: a_port }, Address::Tcp { host: b_host, port: b_port }) => {
             // Port 0 is another one each time.
             a_port == b_port && *a_port != 0 && (a_host == b_host || covers(a_host, b_host) || covers(b_host, a_host))
         }
         (Address::Systemd(a), Address::Systemd(b)) => a == b,
-        (Address::Unix(_) | Address::Tcp { .. } | Address::Systemd(_), _) => false,
+        (Address::Unix { .. } | Address::Tcp { .. } | Address::Systemd(_), _) => false,
     }
 }
 

@@ -71,7 +71,7 @@ impl Listening {
             Address::Systemd(name) => Some(handed.take_named(name)?),
             Address::Tcp { host: Host::Ip(ip), port } => handed.take_at(&Place::Tcp(SocketAddr::new(*ip, *port))),
             Address::Tcp { host: Host::Name(_), .. } => None,
-            Address::Unix(_) => listener.address.socket_path().and_then(|path| handed.take_at(&Place::Unix(path))),
+            Address::Unix { .. } => listener.address.socket_path().and_then(|path| handed.take_at(&Place::Unix(path))),
         };
         if let Some((socket, place)) = found {
             rustix::io::ioctl_fionbio(&socket, true)?;

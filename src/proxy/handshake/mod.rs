@@ -234,6 +234,8 @@ async fn welcome(
     drop(packet);
     let listener_role = running.config.listeners.get(listener).map(|listener| listener.role).unwrap_or_default();
     let profile = running.config.profile(&claim.database, &claim.user).filter(|_| door.is_none());
+    let profile = running.config.profile(&claim.database, &claim.user);
+    let server_user = running.config.server_user(&claim.database, &claim.user);
     // limits before the proof: a flood of wrong passwords must not crowd out anybody, and costs nothing
     if let Some(profile) = &profile {
         let limits = ClientLimits {
@@ -241,7 +243,7 @@ async fn welcome(
             database: profile.database_client_max,
             user: profile.user_client_max,
         };
-        place.name(&claim.database, &claim.user, limits)?;
+        place.name(&claim.database, &claim.user, &server_user, limits)?;
     }
     // whoever asks for a database that is not there proves who it is all the same, or the answer would tell strangers
     let first = || running.config.clusters.keys().next().map(|name| Arc::from(name.as_str()));
@@ -281,6 +283,8 @@ async fn welcome(
         return Ok(Visitor::Caller(Arc::clone(door), Box::new(caller)));
     }
     drop(running);
+    })
+    .await?;
     let Some(profile) = profile else {
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
     };
@@ -291,6 +295,23 @@ async fn welcome(
         return Err(ClientError::ShuttingDown.into());
     }
     let presence = presence((worker, handle), place, &claim, Ends::of(stream, unix_port(peer)), false);
+    let arrival = Arrival {
+        database: &claim.database,
+        user: &claim.user,
+        settings: &claim.settings,
+        replication: claim.replication,
+        ends: Ends::of(stream, unix_port(peer)),
+    };
+    let entry = Roster::client(shared, handle, arrival);
+    let presence = Presence { place, entry, key: None, worker: Rc::clone(worker) };
+    // from here on it is whoever its database says
+    let (profile, claim) = if server_user == claim.user {
+        (profile, claim)
+    } else {
+        let profile = running.config.profile(&claim.database, &server_user).unwrap_or(profile);
+        (profile, Claim { user: server_user, ..claim })
+    };
+    drop(running);
     if claim.replication.is_some() {
         let client = Proven { stream, last: proven, sent: intake.into_rest() };
         return replication::greet(worker, handle, client, &profile, &claim, presence).await.map(Visitor::Replication);

@@ -47,7 +47,7 @@ impl Pool {
         let shared = &worker.shared;
         let epoch = shared.board.cluster(&self.key.cluster).view().epoch;
         loop {
-            let credential = shared.credential(&self.key.cluster, &self.key.user);
+            let credential = shared.pool_credential(&self.key);
             let dialled = Box::pin(connect::connect(
                 &endpoint,
                 &self.key.user,
