@@ -113,7 +113,7 @@ pub(super) fn database_names(config: &Config, scene: &Scene) -> BTreeSet<Arc<str
 pub(super) fn listen_port(config: &Config) -> u16 {
     let port = config.listeners.iter().find_map(|listener| match &listener.address {
         Address::Tcp { port, .. } => Some(*port),
-        Address::Unix(_) | Address::Systemd(_) => None,
+        Address::Unix { .. } | Address::Systemd(_) => None,
     });
     port.unwrap_or(SOCKET_PORT)
 }

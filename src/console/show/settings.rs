@@ -182,14 +182,14 @@ fn value(config: &Config, key: &str) -> Option<String> {
         "listen_addr" => {
             let hosts = config.listeners.iter().filter_map(|listener| match &listener.address {
                 Address::Tcp { host, .. } => Some(host.to_string()),
-                Address::Unix(_) | Address::Systemd(_) => None,
+                Address::Unix { .. } | Address::Systemd(_) => None,
             });
             hosts.collect::<Vec<_>>().join(",")
         }
         "listen_port" => listen_port(config).to_string(),
         "unix_socket_dir" => {
             let mut directories = config.listeners.iter().filter_map(|listener| match &listener.address {
-                Address::Unix(directory) => Some(directory.display().to_string()),
+                Address::Unix { directory, .. } => Some(directory.display().to_string()),
                 Address::Tcp { .. } | Address::Systemd(_) => None,
             });
             directories.next().unwrap_or_default()

@@ -234,7 +234,6 @@ async fn welcome(
     drop(packet);
     let listener_role = running.config.listeners.get(listener).map(|listener| listener.role).unwrap_or_default();
     let profile = running.config.profile(&claim.database, &claim.user).filter(|_| door.is_none());
-    let profile = running.config.profile(&claim.database, &claim.user);
     let server_user = running.config.server_user(&claim.database, &claim.user);
     // limits before the proof: a flood of wrong passwords must not crowd out anybody, and costs nothing
     if let Some(profile) = &profile {
@@ -282,9 +281,6 @@ async fn welcome(
         };
         return Ok(Visitor::Caller(Arc::clone(door), Box::new(caller)));
     }
-    drop(running);
-    })
-    .await?;
     let Some(profile) = profile else {
         return Err(ClientError::NoSuchDatabase(claim.database.to_string()).into());
     };
@@ -295,15 +291,6 @@ async fn welcome(
         return Err(ClientError::ShuttingDown.into());
     }
     let presence = presence((worker, handle), place, &claim, Ends::of(stream, unix_port(peer)), false);
-    let arrival = Arrival {
-        database: &claim.database,
-        user: &claim.user,
-        settings: &claim.settings,
-        replication: claim.replication,
-        ends: Ends::of(stream, unix_port(peer)),
-    };
-    let entry = Roster::client(shared, handle, arrival);
-    let presence = Presence { place, entry, key: None, worker: Rc::clone(worker) };
     // from here on it is whoever its database says
     let (profile, claim) = if server_user == claim.user {
         (profile, claim)
