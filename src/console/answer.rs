@@ -124,10 +124,15 @@ pub struct Table {
 pub enum Done {
     /// Rows.
     Table(Table),
-    /// Nothing but a tag.
-    Tag(String),
-    /// A notice, perhaps with a detail, and a tag.
-    Noticed(&'static str, Option<&'static str>, &'static str),
+    /// A tag, perhaps with a notice before it.
+    Tag {
+        /// As in CommandComplete.
+        tag: String,
+        /// The notice.
+        notice: Option<String>,
+        /// The notice's detail.
+        detail: Option<&'static str>,
+    },
 }
 
 /// Why it was not.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::answer::{Done, Refused};
+use super::carry_out::{Carried, Means, carry_out};
 use super::command::{Command, Dialect};
 use super::refusal::ConsoleError;
 use super::show::{self, Look};
@@ -81,10 +82,18 @@ fn access(running: &Running, user: &str) -> Option<Access> {
     named(&admin.stats_users).then_some(Access::Stats)
 }
 
+fn leads_here(running: &Running, database: &str) -> bool {
+    matches!(database, PGBOUNCER | HOWDAH) && !running.config.databases.contains_key(database)
+}
+
+fn noticed(tag: &str, notice: &str, detail: Option<&'static str>) -> Done {
+    Done::Tag { tag: tag.to_owned(), notice: Some(notice.to_owned()), detail }
+}
+
 impl Door for Console {
     /// Both names, unless the configuration has a database that is really called so.
     fn leads_to(&self, running: &Running, database: &str) -> bool {
-        matches!(database, PGBOUNCER | HOWDAH) && !running.config.databases.contains_key(database)
+        leads_here(running, database)
     }
 
     fn knows_own(&self, user: &str) -> bool {
@@ -102,6 +111,33 @@ impl Door for Console {
         let access = if caller.is_own { Some(Access::Admin) } else { access(&running, &caller.claim.user) };
         Box::pin(talk(seat, access.unwrap_or(Access::Stats), caller))
     }
+}
+
+/// PgBouncer's, and howdah's own below.
+macro_rules! help {
+    ($own:literal) => {
+        concat!(
+            "\n\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION",
+            "\n\tSHOW PEERS|PEER_POOLS",
+            "\n\tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE",
+            "\n\tSHOW DNS_HOSTS|DNS_ZONES",
+            "\n\tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS",
+            "\n\tSET key = arg",
+            "\n\tRELOAD",
+            "\n\tPAUSE [<db>]",
+            "\n\tRESUME [<db>]",
+            "\n\tDISABLE <db>",
+            "\n\tENABLE <db>",
+            "\n\tRECONNECT [<db>]",
+            "\n\tKILL [<db>]",
+            "\n\tKILL_CLIENT <client_id>",
+            "\n\tSUSPEND",
+            "\n\tSHUTDOWN",
+            "\n\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS",
+            "\n\tWAIT_CLOSE [<db>]",
+            $own
+        )
+    };
 }
 
 impl Seat {
@@ -135,6 +171,21 @@ impl Seat {
         self.logins.load(Ordering::Relaxed)
     }
 
+    const fn help(dialect: Dialect) -> &'static str {
+        match dialect {
+            Dialect::PgBouncer => help!(""),
+            Dialect::Howdah => help!(
+                "\n\tSHOW NODES|CLUSTER|NODE_POOLS|ROUTING|STATEMENTS|PINS|EPOCH|ERRORS|HISTOGRAMS\
+                 \n\tSHOW FAILOVERS|OPERATIONS|EVENTS|JOBS\
+                 \n\tSHOW ... LIKE 'pattern'\
+                 \n\tSWITCHOVER [TO <node>] [IN <cluster>]\
+                 \n\tFAILOVER [TO <node>] [VOUCH <node>] [ALLOW DATA LOSS] [IN <cluster>]\
+                 \n\tMAINTENANCE ON|OFF [IN <cluster>]\
+                 \n\tATTACH|DETACH|FENCE|UNFENCE|REBUILD|RESTART <node> [IN <cluster>]"
+            ),
+        }
+    }
+
     /// Carries a command out. Dropping it gives it up.
     ///
     /// # Errors
@@ -147,7 +198,9 @@ impl Seat {
         command: &Command,
     ) -> Result<Done, Refused> {
         match command {
-            Command::Show { name, .. } if name == "help" => Ok(Done::Noticed("Console usage", Some(HELP), "SHOW")),
+            Command::Show { name, .. } if name == "help" => {
+                Ok(noticed("SHOW", "Console usage", Some(Self::help(dialect))))
+            }
             Command::Show { name, .. } if name == "fds" && access != Access::Admin => {
                 Err(ConsoleError::AdminNeeded.into())
             }
@@ -158,30 +211,15 @@ impl Seat {
                     None => Err(ConsoleError::syntax(&format!("SHOW {}", name.to_uppercase())).into()),
                 }
             }
-            Command::Set { key, .. } if show::is_parameter(key) => Ok(Done::Noticed("SET ignored", None, "SET")),
+            Command::Set { key, .. } if show::is_parameter(key) => Ok(noticed("SET", "SET ignored", None)),
             _ if access != Access::Admin => Err(ConsoleError::AdminNeeded.into()),
-            _ => Err(ConsoleError::Refused("not built yet".to_owned()).into()),
+            command => {
+                let running = shared.running();
+                let is_console = |name: &str| leads_here(&running, name);
+                let means = Means { shared, control: self.sources.control.as_ref(), is_console: &is_console };
+                let Carried { tag, notice } = carry_out(&means, command).await?;
+                Ok(Done::Tag { tag, notice, detail: None })
+            }
         }
     }
 }
-
-/// PgBouncer's, with howdah's own below.
-const HELP: &str = "
-\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW PEERS|PEER_POOLS
-\tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
-\tSHOW DNS_HOSTS|DNS_ZONES
-\tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-\tSET key = arg
-\tRELOAD
-\tPAUSE [<db>]
-\tRESUME [<db>]
-\tDISABLE <db>
-\tENABLE <db>
-\tRECONNECT [<db>]
-\tKILL [<db>]
-\tKILL_CLIENT <client_id>
-\tSUSPEND
-\tSHUTDOWN
-\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
-\tWAIT_CLOSE [<db>]";

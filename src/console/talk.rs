@@ -24,7 +24,7 @@ use pgwire::messages::startup::ParameterStatus;
 use pgwire::messages::{DecodeContext, PgWireBackendMessage, PgWireFrontendMessage};
 
 use super::answer::{Column, Done, Formats, Refused, Row, Table, data_row, description};
-use super::command::{Command, Dialect, parse};
+use super::command::{Command, Dialect, Shutdown, parse};
 use super::divide::statements;
 use super::names::{Names, Portal, Prepared};
 use super::refusal::ConsoleError;
@@ -48,6 +48,8 @@ const GATHERED_MAX: usize = 64 * 1_024;
 enum End {
     /// The client said goodbye, or went without.
     Left,
+    /// KILL_CLIENT.
+    Disconnected,
     /// howdah is shutting down.
     ShuttingDown,
     /// The client does not speak the protocol.
@@ -88,12 +90,15 @@ pub(super) async fn talk(seat: Arc<Seat>, access: Access, caller: Caller) -> &'s
     presence.key = Some(key);
     let mut context = DecodeContext::default();
     (context.awaiting_frontend_ssl, context.awaiting_frontend_startup) = (false, false);
+    let shared = Arc::clone(&presence.worker.shared);
+    let _here = (access == Access::Admin).then(|| shared.orders.console(&shared));
     let input = BytesMut::from(sent.as_slice());
     let names = Names::default();
     let mut talk = Talk { seat, access, stream, handle, presence, input, output, context, names, skips: false };
     let Err(end) = talk.go_on().await else { return "client left" };
     let (words, last) = match end {
         End::Left => ("client left", None),
+        End::Disconnected => ("disconnected", Some(("admin forced disconnect", SqlState::ADMIN_SHUTDOWN))),
         End::ShuttingDown => ("shutdown", Some(("pooler is shutting down", SqlState::ADMIN_SHUTDOWN))),
         End::Broken(text) => ("protocol violation", Some((text, SqlState::PROTOCOL_VIOLATION))),
     };
@@ -161,6 +166,9 @@ impl Talk {
         let read = poll_fn(|cx| {
             if self.handle.has(Signal::Now) || self.handle.has(Signal::Goodbye) {
                 return Poll::Ready(Err(End::ShuttingDown));
+            }
+            if self.handle.has(Signal::Disconnect) {
+                return Poll::Ready(Err(End::Disconnected));
             }
             self.handle.clear(Signal::Cancel); // there is nothing to cancel
             self.stream.poll_read(cx, &mut chunk).map_err(|_| End::Left)
@@ -242,11 +250,7 @@ impl Talk {
                     self.put_rows(table.columns, &table.rows, &Formats::default()).await?;
                     self.put_tag("SHOW");
                 }
-                Ok(Done::Tag(tag)) => self.put_tag(&tag),
-                Ok(Done::Noticed(text, detail, tag)) => {
-                    self.put_notice(text, detail);
-                    self.put_tag(tag);
-                }
+                Ok(Done::Tag { tag, notice, detail }) => self.put_done(&tag, notice.as_deref(), detail),
                 Err(refused) => {
                     self.put_error("ERROR", &refused);
                     return Ok(());
@@ -274,13 +278,19 @@ impl Talk {
         let dialect = self.dialect();
         let doing = seat.carry_out(&shared, dialect, self.access, command);
         let mut doing = std::pin::pin!(doing);
+        let shuts_down = *command == Command::Shutdown(Shutdown::Immediate);
         self.handle.begin_hold();
         let done = poll_fn(|cx| {
             if let Poll::Ready(done) = doing.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
-            if self.handle.has(Signal::Now) {
-                return Poll::Ready(Err(End::ShuttingDown));
+            let ends = self.handle.has(Signal::Now) || shuts_down && self.handle.has(Signal::Goodbye);
+            if ends {
+                // PgBouncer says nothing to whoever told it to stop at once
+                return Poll::Ready(Err(if shuts_down { End::Left } else { End::ShuttingDown }));
+            }
+            if self.handle.has(Signal::Disconnect) {
+                return Poll::Ready(Err(End::Disconnected));
             }
             if self.handle.has(Signal::Cancel) {
                 self.handle.clear(Signal::Cancel);
@@ -379,13 +389,8 @@ impl Talk {
             Some(left) => left,
             None => match self.carry_out(&command).await? {
                 Ok(Done::Table(table)) => table,
-                Ok(Done::Tag(tag)) => {
-                    self.put_tag(&tag);
-                    return Ok(Ok(()));
-                }
-                Ok(Done::Noticed(text, detail, tag)) => {
-                    self.put_notice(text, detail);
-                    self.put_tag(tag);
+                Ok(Done::Tag { tag, notice, detail }) => {
+                    self.put_done(&tag, notice.as_deref(), detail);
                     return Ok(Ok(()));
                 }
                 Err(refused) => return Ok(Err(refused)),
@@ -425,6 +430,13 @@ impl Talk {
 
     fn put_tag(&mut self, tag: &str) {
         self.put(&PgWireBackendMessage::CommandComplete(CommandComplete::new(tag.to_owned())));
+    }
+
+    fn put_done(&mut self, tag: &str, notice: Option<&str>, detail: Option<&str>) {
+        if let Some(notice) = notice {
+            self.put_notice(notice, detail);
+        }
+        self.put_tag(tag);
     }
 
     fn put_ready(&mut self) {

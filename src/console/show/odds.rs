@@ -6,6 +6,7 @@ use super::super::seat::PGBOUNCER_VERSION;
 use super::pools::{database_names, user_names};
 use super::scene::Scene;
 use super::{Look, View};
+use crate::proxy::orders::Mode;
 use crate::proxy::server::Server;
 use crate::proxy::session::Session;
 
@@ -19,9 +20,11 @@ fn version(_: &Look<'_>) -> Vec<Row> {
 /// SHOW STATE.
 pub const STATE: View = View { name: "state", columns: &[("key", Text), ("value", Text)], rows: state };
 
-fn state(_: &Look<'_>) -> Vec<Row> {
+fn state(look: &Look<'_>) -> Vec<Row> {
     let line = |key: &str, yes: bool| vec![key.into(), if yes { "yes" } else { "no" }.into()];
-    vec![line("active", true), line("paused", false), line("suspended", false)]
+    let all = look.shared.orders.standing().all;
+    let is = |mode: Mode| all == Some(mode);
+    vec![line("active", all.is_none()), line("paused", is(Mode::Paused)), line("suspended", is(Mode::Suspended))]
 }
 
 fn nothing(_: &Look<'_>) -> Vec<Row> {

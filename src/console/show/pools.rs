@@ -129,6 +129,7 @@ fn databases(look: &Look<'_>) -> Vec<Row> {
         *servers.entry(&pool.key.database).or_default() += look.counts.open;
     }
     let topology = look.shared.board.read();
+    let ordered = look.shared.orders.standing();
     let mut rows: Vec<Row> = Vec::new();
     for name in database_names(config, &scene) {
         // of no user in particular: there is none whose name is empty
@@ -158,8 +159,8 @@ fn databases(look: &Look<'_>) -> Vec<Row> {
             count(&servers),
             profile.database_client_max.unwrap_or_default().into(),
             count(&clients),
-            false.into(),
-            false.into(),
+            ordered.paused.contains(&name).into(),
+            ordered.disabled.contains(&name).into(),
         ]);
     }
     rows.push(vec![
