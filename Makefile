@@ -50,7 +50,7 @@ demo:
 	@$(CARGO) run --release --quiet -- demo $(DEMO_ARGS)
 
 test: lint
-	@scripts/need postgres python node
+	@scripts/need postgres python node pgbouncer
 	@scripts/drivers
 	@scripts/test
 

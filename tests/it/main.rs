@@ -14,6 +14,8 @@ mod cancel;
 mod catalogue;
 mod classes;
 mod consistency;
+mod console;
+mod console_golden;
 mod copy;
 mod demo;
 mod drivers;
