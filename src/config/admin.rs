@@ -10,10 +10,10 @@ use serde::Deserialize;
 pub struct Admin {
     /// Users who may do everything. The users `pgbouncer` and `howdah` may as well, without a password, over a Unix socket
     /// from a process of the daemon's own user. PgBouncer: `admin_users`.
-    #[schemars(extend("x-reload" = "live", "x-example" = ["postgres"]))]
+    #[schemars(extend("x-reload" = "live"))]
     pub users: Vec<String>,
 
     /// Users who may look: every `SHOW` but `SHOW FDS`, no command. PgBouncer: `stats_users`.
-    #[schemars(extend("x-reload" = "live", "x-example" = ["monitoring"]))]
+    #[schemars(extend("x-reload" = "live"))]
     pub stats_users: Vec<String>,
 }

@@ -8,6 +8,7 @@ use serde::de::value::Error as Stop;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde_json::{Map, Value};
 
+use super::admin::Admin;
 use super::agents::Agents;
 use super::auth::Auth;
 use super::cluster::{Cluster, Monitor, Node};
@@ -116,6 +117,7 @@ fn declared(name: &str) -> &'static [&'static str] {
         "TimeoutsOverlay" => fields_of::<TimeoutsOverlay>(),
         "Routing" => fields_of::<Routing>(),
         "Network" => fields_of::<Network>(),
+        "Admin" => fields_of::<Admin>(),
         "Auth" => fields_of::<Auth>(),
         "User" => fields_of::<User>(),
         "Cluster" => fields_of::<Cluster>(),

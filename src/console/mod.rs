@@ -10,15 +10,15 @@
 //!
 //! It lives on its client's worker, in that client's task: what panics there ends this console and nothing else.
 
-pub mod carry_out;
 pub mod answer;
+pub mod carry_out;
 pub mod command;
 pub mod divide;
 pub mod names;
 mod own;
 pub mod refusal;
-pub mod setting;
 pub mod seat;
+pub mod setting;
 pub mod show;
 pub mod talk;
 mod words;

@@ -1,3 +1,5 @@
+//! What is a command, and what is none.
+
 use proptest::prelude::*;
 
 use super::*;

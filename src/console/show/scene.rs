@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use super::Look;
 use crate::proxy::client::Standing;
@@ -26,6 +27,8 @@ pub struct Scene {
     resting: HashMap<usize, bool>,
     /// By client: for how long it has waited, in microseconds.
     waiting: HashMap<u64, u64>,
+    /// Now, by the data path's clock and by the wall's.
+    now: (u64, SystemTime),
 }
 
 /// What PgBouncer calls what a server does.
@@ -81,7 +84,17 @@ impl Scene {
             resting.extend(look.resting.iter().map(|(server, since)| (key(server), since.elapsed() >= check_delay)));
             waiting.extend(look.waiting.iter().map(|(client, since_us)| (*client, now_us.saturating_sub(*since_us))));
         }
-        Self { clients, servers: shared.roster.servers(), pools, working, resting, waiting }
+        // who waits for a node is in no queue
+        for (client, _) in clients.iter().filter(|(_, standing)| matches!(standing, Standing::Waiting)) {
+            match client.handle.waits_since_us.load(Ordering::Relaxed) {
+                0 => {}
+                since_us => {
+                    waiting.insert(client.id, now_us.saturating_sub(since_us));
+                }
+            }
+        }
+        let (servers, now) = (shared.roster.servers(), (now_us, SystemTime::now()));
+        Self { clients, servers, pools, working, resting, waiting, now }
     }
 
     /// What a server does.
@@ -116,6 +129,16 @@ impl Scene {
         self.waiting.get(&client).copied().unwrap_or_default()
     }
 
+    /// When a client's last request was here; when it came, before the first.
+    #[must_use]
+    pub fn requested(&self, client: &ClientFacts) -> SystemTime {
+        let (now_us, now) = self.now;
+        match client.handle.asked_us.load(Ordering::Relaxed) {
+            0 => client.connected,
+            asked_us => now.checked_sub(Duration::from_micros(now_us.saturating_sub(asked_us))).unwrap_or(now),
+        }
+    }
+
     /// By database and user, over all nodes.
     #[must_use]
     pub fn sums(&self) -> BTreeMap<(Arc<str>, Arc<str>), Sums> {
@@ -123,9 +146,6 @@ impl Scene {
         for (pool, look) in &self.pools {
             let sum = sums.entry((Arc::clone(&pool.key.database), Arc::clone(&pool.key.user))).or_default();
             sum.login += look.counts.connecting;
-            for (client, _) in &look.waiting {
-                sum.maxwait_us = sum.maxwait_us.max(self.wait_us(*client));
-            }
         }
         for server in &self.servers {
             let key = (Arc::clone(&server.pool.database), Arc::clone(&server.pool.user));
@@ -141,7 +161,12 @@ impl Scene {
         }
         for (client, standing) in self.clients.iter().filter(|(client, _)| !client.is_caller) {
             let sum = sums.entry((Arc::clone(&client.database), Arc::clone(&client.user))).or_default();
-            if matches!(standing, Standing::Waiting) { sum.waiting += 1 } else { sum.clients += 1 }
+            if matches!(standing, Standing::Waiting) {
+                sum.waiting += 1;
+                sum.maxwait_us = sum.maxwait_us.max(self.wait_us(client.id));
+            } else {
+                sum.clients += 1;
+            }
         }
         sums
     }

@@ -137,7 +137,7 @@ fn client_line(scene: &Scene, client: &ClientFacts, standing: &Standing, state: 
         state: state.to_owned(),
         ends: &client.ends,
         connected: written(client.connected),
-        requested: written(client.connected),
+        requested: written(scene.requested(client)),
         wait_us: scene.wait_us(client.id),
         close_needed: false,
         ptr: client_ptr(client.id),
@@ -159,6 +159,8 @@ fn client_state(standing: &Standing) -> &'static str {
 }
 
 fn server_line(scene: &Scene, server: &Arc<ServerFacts>, state: &str) -> Row {
+    let client = scene.client_of(server).and_then(|id| scene.clients.iter().find(|(client, _)| client.id == id));
+    let requested = client.map_or(server.connected, |(client, _)| scene.requested(client));
     Line {
         kind: "S",
         user: &server.pool.user,
@@ -167,7 +169,7 @@ fn server_line(scene: &Scene, server: &Arc<ServerFacts>, state: &str) -> Row {
         state: state.to_owned(),
         ends: &server.ends,
         connected: written(server.connected),
-        requested: written(server.connected),
+        requested: written(requested),
         wait_us: 0,
         close_needed: server.identity.is_tainted(),
         ptr: server_ptr(server.id),
