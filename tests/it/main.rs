@@ -37,6 +37,7 @@ mod login;
 mod metrics;
 mod modes;
 mod operate;
+mod orders;
 mod outage;
 mod passwords;
 mod pausing;

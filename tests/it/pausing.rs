@@ -336,3 +336,46 @@ fn those_who_wait_go_on_at_the_next_primary_at_once_and_no_connection_of_before_
     // the old one is alive and would have taken writes: nobody has sent it any
     assert_eq!((rows(a, &tenant), rows(b, &tenant)), (before, written));
 }
+
+#[test]
+fn a_pause_and_a_hold_do_not_open_each_others_gate() {
+    let (inside, tenant) = alone("[pool]\nsize = 2\n");
+    let orders = &inside.shared.orders;
+    let mut client = inside.login(&tenant);
+    client.query("SELECT 1");
+    let publish = |held| inside.publish(shared().nodes(), Some("a"), 1, Some(held));
+    let waits = |client: &mut Client| {
+        client.send(&wire::query("SELECT 1"));
+        client.expect_silence(Duration::from_millis(200));
+    };
+    // either may come first, and either may go first
+    for pause_first in [true, false] {
+        for pause_last in [true, false] {
+            let pause = || orders.pause_now(&inside.shared).unwrap();
+            if pause_first {
+                pause();
+            }
+            publish(true);
+            inside.until_open(Some(0));
+            if !pause_first {
+                pause();
+            }
+            waits(&mut client);
+            let resume = || orders.resume(&inside.shared, None).unwrap();
+            if pause_last {
+                publish(false);
+                inside.until_open(None);
+            } else {
+                resume();
+            }
+            client.expect_silence(Duration::from_millis(200));
+            if pause_last {
+                resume();
+            } else {
+                publish(false);
+            }
+            assert_eq!(wire::first_column(&client.read_until_ready()), ["1"], "{pause_first} {pause_last}");
+            inside.until_open(None);
+        }
+    }
+}
