@@ -326,7 +326,7 @@ fn while_suspended_nothing_is_read_and_transactions_go_on_afterwards() {
 fn a_shutdown_waits_for_what_it_was_told_to_wait_for() {
     let tenant = Tenant::shared();
     let wait = |how: &str| {
-        let sockets = Scratch::new().unwrap();
+        let sockets = Scratch::new("howdah-orders").unwrap();
         std::fs::set_permissions(sockets.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let extra = format!("[[listeners]]\naddress = \"unix:{}\"\n", sockets.path().display());
         let howdah = daemon(&tenant, &extra);

@@ -188,7 +188,10 @@ fn a_monitor_needs_a_password_and_not_a_verifier() {
     );
     let text = MAIN.replace("user = \"howdah\"", "user = \"howdah\", password = \"secret\"");
     let config = read(&text).unwrap();
-    assert_eq!(config.clusters["main"].monitor.as_ref().unwrap().resolved_password.as_ref().map(Secret::reveal), Some("secret"));
+    assert_eq!(
+        config.clusters["main"].monitor.as_ref().unwrap().resolved_password.as_ref().map(Secret::reveal),
+        Some("secret")
+    );
 }
 
 #[test]

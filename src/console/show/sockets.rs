@@ -171,7 +171,7 @@ fn server_line(scene: &Scene, server: &Arc<ServerFacts>, state: &str) -> Row {
         connected: written(server.connected),
         requested: written(requested),
         wait_us: 0,
-        close_needed: server.identity.is_tainted(),
+        close_needed: server.close_needed() || server.identity.is_tainted(),
         ptr: server_ptr(server.id),
         link: scene.client_of(server).map(client_ptr).unwrap_or_default(),
         remote_pid: server.identity.pid,

@@ -173,12 +173,8 @@ impl Orders {
 
 /// The clients that orders are about: not those at a console.
 fn clients(shared: &Shared) -> Vec<Arc<ClientFacts>> {
-    let running = shared.running();
     let mut clients = shared.roster.clients();
-    clients.retain(|client| {
-        let named = matches!(&*client.database, "pgbouncer" | "howdah");
-        !named || running.config.databases.contains_key(&*client.database)
-    });
+    clients.retain(|client| !client.is_caller);
     clients
 }
 
