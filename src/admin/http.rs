@@ -5,6 +5,7 @@
 //! | `GET /healthz`, `/readyz` | here |
 //! | `GET /primary`, `/replica`, `/read-only`, `/health` and their other names | `probes` |
 //! | `GET /status` | `status` |
+//! | `GET /statistics`, `/statements` | `statistics` |
 //! | `GET /metrics` | `metrics` |
 //! | `GET /clusters/NAME` and what is below it | `look` |
 //! | `POST /clusters/NAME/COMMAND` | `operate` |
@@ -31,9 +32,9 @@ use super::refusal::Refusal;
 use super::route::{self, Explain};
 pub use super::status::{PoolRow, RoutingRow};
 pub use super::survey::Survey;
-use super::{look, metrics, operate, probes, status};
+use super::{look, metrics, operate, probes, statistics, status};
 use crate::proxy::route::explain::ExplainError;
-use crate::stats::Statistics;
+use crate::stats::{StatementStatistics, Statistics};
 use crate::topology::{Board, ClusterName, ClusterView, NodeName, Role, Topology};
 
 /// Says where a node listens, by cluster and node: `10.0.0.1:5432`.
@@ -63,6 +64,8 @@ pub struct Sources {
     pub panics: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What the workers have counted.
     pub statistics: Arc<dyn Fn() -> Statistics + Send + Sync>,
+    /// The statements that are followed.
+    pub statements: Arc<dyn Fn() -> Vec<StatementStatistics> + Send + Sync>,
     /// What the daemon is.
     pub daemon: Arc<dyn Fn() -> DaemonFacts + Send + Sync>,
     /// Which names have series of their own.
@@ -94,6 +97,7 @@ impl Sources {
             routing: Arc::new(RoutingRow::default),
             panics: Arc::new(|| 0),
             statistics: Arc::new(Statistics::default),
+            statements: Arc::new(Vec::new),
             daemon: Arc::new(DaemonFacts::default),
             named: Arc::default(),
             survey: None,
@@ -127,6 +131,8 @@ pub(super) fn routes(sources: Sources, reach: Reach) -> Router {
         .route("/readyz", get(readyz))
         .route("/readiness", get(readyz))
         .route("/status", get(status::status))
+        .route("/statistics", get(statistics::statistics))
+        .route("/statements", get(statistics::statements))
         .route("/metrics", get(metrics::metrics))
         .route("/route", post(route::route).layer(DefaultBodyLimit::max(route::BODY_BYTES_MAX)))
         .route("/clusters/{cluster}", get(look::cluster))

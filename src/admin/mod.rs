@@ -20,6 +20,7 @@ pub mod operate;
 mod probes;
 pub mod refusal;
 pub mod route;
+mod statistics;
 mod status;
 pub mod survey;
 

@@ -348,7 +348,7 @@ fn sources(
     let addresses = Arc::clone(monitor);
     let (homes, counted, panicked, asked, guarded) =
         (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
-    let (tallied, described) = (Arc::clone(shared), Arc::clone(shared));
+    let (tallied, followed, described) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     let (reloaded, asked_about) = (Arc::clone(shared), Arc::clone(shared));
     let rows = move || {
         let row = |pool: &Arc<crate::proxy::pool::Pool>| {
@@ -382,6 +382,7 @@ fn sources(
         routing: Arc::new(move || routing(&counted)),
         panics: Arc::new(move || panicked.panics()),
         statistics: Arc::new(move || tallied.statistics()),
+        statements: Arc::new(move || followed.statements()),
         daemon: Arc::new(move || DaemonFacts {
             uptime_us: described.now_us(),
             workers: described.workers,

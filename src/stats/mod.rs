@@ -1,10 +1,11 @@
-//! What is counted, and what follows from it: totals, averages over a period, histograms. ◇ No clock, no lock, no I/O.
+//! What is counted, and what follows from it: totals, averages over a period, histograms, the statements that weigh most. ◇ No clock, no lock, no I/O.
 //!
 //! The columns are PgBouncer's (`SHOW STATS`), so that its users' graphs go on; times are microseconds, volumes bytes.
 //!
 //! Not here: the counters that workers raise (`proxy/tally`), who shows what (`console`, `admin`).
 
 pub mod histogram;
+pub mod top;
 
 use std::collections::BTreeMap;
 use std::ops::{Add, AddAssign, Sub};
