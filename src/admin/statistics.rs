@@ -29,9 +29,10 @@ pub(super) async fn statistics(State(sources): State<Sources>) -> Json<Value> {
             "wait": times(&pool.wait), "server": times(&pool.server), "total": times(&pool.total),
         })
     });
-    let errors = statistics.errors.iter().map(|((database, sqlstate), count)| {
-        json!({ "database": **database, "sqlstate": sqlstate, "count": count })
-    });
+    let errors = statistics
+        .errors
+        .iter()
+        .map(|((database, sqlstate), count)| json!({ "database": **database, "sqlstate": sqlstate, "count": count }));
     Json(json!({
         "databases": databases.collect::<Vec<_>>(),
         "pools": pools.collect::<Vec<_>>(),

@@ -314,9 +314,15 @@ mod tests {
 
     #[test]
     fn an_address_reads_what_it_prints() {
-        for text in
-            ["127.0.0.1:6432", "[::1]:0", "db.example.com:5432", "localhost:6432", "unix:/run/howdah", "unix:/run/a:5432", "systemd:howdah"]
-        {
+        for text in [
+            "127.0.0.1:6432",
+            "[::1]:0",
+            "db.example.com:5432",
+            "localhost:6432",
+            "unix:/run/howdah",
+            "unix:/run/a:5432",
+            "systemd:howdah",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         for text in ["off", "127.0.0.1:6433", "unix:/run/howdah/api.sock"] {

@@ -54,7 +54,17 @@ mod tests {
         times.iter().for_each(|us| total.add(*us));
         let calls = times.len() as u64;
         let (a, text) = (|| std::sync::Arc::<str>::from("a"), text.into());
-        StatementStatistics { fingerprint: 1, text, database: a(), user: a(), node: a(), calls, errors: 0, rows: 0, total }
+        StatementStatistics {
+            fingerprint: 1,
+            text,
+            database: a(),
+            user: a(),
+            node: a(),
+            calls,
+            errors: 0,
+            rows: 0,
+            total,
+        }
     }
 
     #[test]

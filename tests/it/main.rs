@@ -55,6 +55,7 @@ mod shutdown;
 mod standbys;
 mod starving;
 mod statements;
+mod statistics;
 mod timeouts;
 mod tls;
 mod versions;

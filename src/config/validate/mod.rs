@@ -254,7 +254,12 @@ impl Rules<'_, '_> {
         let table = key_path!["databases", name];
         if database.user.is_none() && database.credential.is_some() {
             let message = "a password without a user";
-            self.report(table, At::Key, message, "write \"user\" too: as whom clients of this database log in to servers");
+            self.report(
+                table,
+                At::Key,
+                message,
+                "write \"user\" too: as whom clients of this database log in to servers",
+            );
         }
         if matches!(database.credential, Some(Credential::Verifier(_))) {
             let message = "what PostgreSQL stores of a password is not enough to log in to a server";
