@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+use std::sync::Arc;
+
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use howdah::protocol::frame::{HEADER_LEN, Scan, scan_header};
 use howdah::protocol::pipeline::{Owed, Pipeline, Receipt, Reply};
+use howdah::proxy::pool::PoolKey;
 use howdah::proxy::pool::accounting::{Accounting, Bounds, Checkout, Release};
 use howdah::proxy::server::statements::Prepared;
 use howdah::proxy::statements::{Cache, Registry};
+use howdah::proxy::tally::block::Blocks;
+use howdah::proxy::tally::followed::{Followers, shown};
+use howdah::proxy::tally::runs::Runs;
 use howdah::sql::analysis::Analysis;
 use howdah::sql::cache::ClassCache;
 use howdah::sql::effects::Effects;
@@ -200,5 +206,65 @@ fn write_a_fingerprint(bencher: Bencher, sql: &str) {
         out.clear();
         fingerprint::write(black_box(sql.as_bytes()), true, &mut out);
         out.len()
+    });
+}
+
+/// All that statistics do for a request but reading the clock. Another text each time: nothing is known of it from the last.
+#[divan::bench(args = STATEMENTS)]
+fn count_a_request(bencher: Bencher, sql: &str) {
+    let (classes, followers, blocks) = (ClassCache::default(), Followers::new(Arc::default()), Blocks::new(1));
+    let name = || Arc::<str>::from("a");
+    let key = PoolKey { cluster: name(), node: name(), database: name(), user: name() };
+    let texts = [sql.to_owned(), format!("{sql} ")];
+    let (mut runs, mut now) = (Runs::default(), 0_u64);
+    bencher.bench_local(|| {
+        now += 100;
+        let sql = black_box(texts[usize::from(now % 200 == 0)].as_bytes());
+        let statement = followers.follow(classes.fingerprint(sql), 1, &key, || shown(&classes, sql));
+        runs.query(Some(statement), now, 0);
+        runs.row();
+        let took = runs.answered(now + 50, true);
+        let block = blocks.of(0).unwrap();
+        for counter in [&block.server_assignments, &block.wait_us, &block.queries, &block.xacts, &block.rows] {
+            counter.raise(1);
+        }
+        for counter in [&block.query_us, &block.xact_us, &block.received, &block.sent] {
+            counter.raise(took.server_us);
+        }
+        block.wait.add(0);
+        block.server.add(took.server_us);
+        block.total.add(took.total_us);
+    });
+}
+
+/// The same for a statement that was prepared.
+#[divan::bench]
+fn count_a_prepared_request(bencher: Bencher) {
+    let (classes, registry) = (ClassCache::default(), Registry::default());
+    let (followers, blocks) = (Followers::new(Arc::default()), Blocks::new(1));
+    let name = || Arc::<str>::from("a");
+    let key = PoolKey { cluster: name(), node: name(), database: name(), user: name() };
+    let statement = registry.statement(&definitions(1)[0]);
+    let (mut runs, mut now) = (Runs::default(), 0_u64);
+    bencher.bench_local(|| {
+        now += 100;
+        let fingerprint = black_box(&statement).fingerprint(&classes);
+        let followed = followers.follow(fingerprint, 1, &key, || shown(&classes, statement.sql()));
+        runs.bind(b"", Some(followed));
+        runs.execute(b"", now);
+        runs.sync(now, 0);
+        runs.row();
+        runs.completed(false, || now + 50);
+        let took = runs.answered(now + 50, true);
+        let block = blocks.of(0).unwrap();
+        for counter in [&block.server_assignments, &block.wait_us, &block.queries, &block.xacts, &block.rows] {
+            counter.raise(1);
+        }
+        for counter in [&block.query_us, &block.xact_us, &block.received, &block.sent] {
+            counter.raise(took.server_us);
+        }
+        block.wait.add(0);
+        block.server.add(took.server_us);
+        block.total.add(took.total_us);
     });
 }

@@ -202,3 +202,96 @@ impl Runs {
         took
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::followed::{Followers, look};
+    use super::*;
+    use crate::proxy::pool::PoolKey;
+
+    /// Statements by number, and what was counted of each: calls, errors, rows, microseconds.
+    struct Stage {
+        followers: Followers,
+        runs: Runs,
+        shelf: Arc<super::super::followed::Shelf>,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let shelf = Arc::new(super::super::followed::Shelf::default());
+            Self { followers: Followers::new(Arc::clone(&shelf)), runs: Runs::default(), shelf }
+        }
+
+        fn statement(&self, number: u64) -> Option<Arc<Followed>> {
+            let name = || Arc::<str>::from("a");
+            let key = PoolKey { cluster: name(), node: name(), database: name(), user: name() };
+            Some(self.followers.follow(number, 1, &key, String::new))
+        }
+
+        fn counted(&self, number: u64) -> (u64, u64, u64, u64) {
+            let all = look(&self.shelf);
+            let one = all.iter().find(|one| one.fingerprint == number);
+            one.map_or((0, 0, 0, 0), |one| (one.calls, one.errors, one.rows, one.total.sum_us()))
+        }
+
+        fn batch(&mut self, portal: &[u8], number: u64, now_us: u64) {
+            let statement = self.statement(number);
+            self.runs.bind(portal, statement);
+            self.runs.execute(portal, now_us);
+        }
+    }
+
+    #[test]
+    fn each_answer_in_a_pipeline_is_its_own_statements_and_takes_from_the_end_of_the_one_before() {
+        let mut stage = Stage::new();
+        stage.batch(b"", 1, 100);
+        stage.batch(b"p", 2, 100);
+        stage.runs.sync(100, 7);
+        stage.runs.query(stage.statement(3), 100, 0);
+        stage.runs.row();
+        stage.runs.completed(false, || 110);
+        stage.runs.row();
+        stage.runs.row();
+        stage.runs.completed(false, || 130);
+        assert_eq!(stage.runs.answered(130, false), Took { server_us: 30, total_us: 37, rows: 3 });
+        stage.runs.row();
+        stage.runs.completed(false, || panic!("a simple query ends with its request"));
+        assert_eq!(stage.runs.answered(150, true), Took { server_us: 20, total_us: 20, rows: 1 });
+        assert_eq!([1, 2, 3].map(|n| stage.counted(n)), [(1, 0, 1, 10), (1, 0, 2, 20), (1, 0, 1, 20)]);
+    }
+
+    #[test]
+    fn what_follows_an_error_up_to_the_end_of_its_batch_was_not_called() {
+        let mut stage = Stage::new();
+        for number in [1, 2, 3] {
+            stage.batch(b"", number, 100);
+        }
+        stage.runs.sync(100, 0);
+        stage.batch(b"", 4, 100);
+        stage.runs.sync(100, 0);
+        stage.runs.completed(false, || 110);
+        stage.runs.failed(|| 120);
+        stage.runs.answered(120, false);
+        stage.runs.completed(false, || 140);
+        stage.runs.answered(140, true);
+        assert_eq!([1, 2, 3, 4].map(|n| stage.counted(n)), [(1, 0, 0, 10), (1, 1, 0, 10), (0, 0, 0, 0), (1, 0, 0, 20)]);
+    }
+
+    #[test]
+    fn a_portal_that_pauses_is_called_once_and_keeps_its_rows() {
+        let mut stage = Stage::new();
+        stage.batch(b"c", 1, 100);
+        stage.runs.sync(100, 0);
+        stage.runs.row();
+        stage.runs.completed(true, || panic!("it goes on"));
+        stage.runs.answered(110, true);
+        stage.batch(b"", 2, 120);
+        stage.runs.execute(b"c", 120);
+        stage.runs.sync(120, 0);
+        stage.runs.completed(false, || 125);
+        stage.runs.row();
+        stage.runs.completed(false, || 130);
+        stage.runs.answered(130, true);
+        assert_eq!([1, 2].map(|n| stage.counted(n)), [(1, 0, 2, 5), (1, 0, 0, 5)]);
+    }
+}
