@@ -289,6 +289,7 @@ fn reload(
             Ok(())
         }
         Err(problems) => {
+            shared.incidents.reloaded(false);
             tracing::error!(config = %args.config.display(), "reload refused, nothing has changed:\n{problems:#}");
             Err(format!("{problems:#}"))
         }
@@ -388,6 +389,9 @@ fn sources(
             workers: described.workers,
             generation: described.generation(),
             clients_max: described.running().config.limits.max_client_connections,
+            reloads: described.incidents.reloads(),
+            cancels: described.incidents.cancels(),
+            server_logins: described.incidents.server_logins(),
         }),
         survey: Some(Arc::new(Survey::new(
             Arc::clone(&shared.board),

@@ -25,7 +25,7 @@ pub struct Stats {
 
     /// Questions of your own to the nodes, whose answers become metrics: the shape of `postgres_exporter`'s `queries.yaml`, in TOML
     /// (docs/metrics.md). Relative to this file, and read again at every reload.
-    #[schemars(extend("x-reload" = "live"))]
+    #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "queries.toml"))]
     pub queries_file: Option<PathBuf>,
 
     /// What `queries_file` says.

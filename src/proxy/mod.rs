@@ -22,6 +22,7 @@ pub mod defect;
 pub mod door;
 pub mod error;
 pub mod handshake;
+pub mod incidents;
 pub mod orders;
 pub mod pause;
 pub mod pool;

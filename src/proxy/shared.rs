@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::cancel::Cancels;
 use super::census::Census;
 use super::door::Door;
+use super::incidents::Incidents;
 use super::orders::Orders;
 use super::pool::budget::{Budget, Budgets};
 use super::pool::gate::Hold;
@@ -142,6 +143,8 @@ pub struct Shared {
     pub census: Census,
     /// The same by name, and all server connections.
     pub roster: Roster,
+    /// What happens seldom.
+    pub incidents: Incidents,
     /// What cancels look up.
     pub cancels: Cancels,
     /// All statements.
@@ -187,6 +190,7 @@ impl Shared {
             tallies: Tallies::new(workers),
             census: Census::default(),
             roster: Roster::default(),
+            incidents: Incidents::default(),
             cancels: Cancels::default(),
             statements: Registry::default(),
             neutral: settings.intern(Settings::default()),
@@ -215,6 +219,7 @@ impl Shared {
 
     /// Puts another configuration in force: pools follow at once, sessions at their next request.
     pub fn reload(&self, running: Running) {
+        self.incidents.reloaded(true);
         self.running.store(Arc::new(running));
         let running = self.running.load();
         self.pools.reload(&running, &self.hidden);

@@ -4,9 +4,10 @@ use std::fs;
 
 use super::super::http::{Sources, not_ready};
 use super::page::Page;
+use crate::proxy::incidents::{Reloads, ServerLogins};
 
 /// What the daemon is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DaemonFacts {
     /// Since it began.
     pub uptime_us: u64,
@@ -16,6 +17,12 @@ pub struct DaemonFacts {
     pub generation: u64,
     /// How many clients there may be.
     pub clients_max: u32,
+    /// How reloads have ended.
+    pub reloads: Reloads,
+    /// Cancels that were sent on, and those that nothing ran for.
+    pub cancels: (u64, u64),
+    /// Logins to servers.
+    pub server_logins: ServerLogins,
 }
 
 pub(super) fn gather(page: &mut Page, sources: &Sources) {
@@ -27,6 +34,20 @@ pub(super) fn gather(page: &mut Page, sources: &Sources) {
     page.gauge("howdah_config_generation", &[], facts.generation);
     page.gauge("howdah_clients_max", &[], facts.clients_max.into());
     page.counter("howdah_panics_total", &[], (sources.panics)());
+    page.flag("howdah_config_reload_success", &[], !facts.reloads.last_refused);
+    page.gauge("howdah_config_reload_timestamp_seconds", &[], facts.reloads.last_at);
+    for (outcome, count) in [("applied", facts.reloads.applied), ("refused", facts.reloads.refused)] {
+        page.counter("howdah_config_reloads_total", &[("outcome", outcome)], count);
+    }
+    for (outcome, count) in [("sent", facts.cancels.0), ("in_vain", facts.cancels.1)] {
+        page.counter("howdah_cancels_total", &[("outcome", outcome)], count);
+    }
+    for ((cluster, node), (done, failed)) in &facts.server_logins {
+        for (outcome, count) in [("done", *done), ("failed", *failed)] {
+            let labels = [("cluster", &**cluster), ("node", &**node), ("outcome", outcome)];
+            page.counter("howdah_server_logins_total", &labels, count);
+        }
+    }
     process(page);
 }
 

@@ -67,6 +67,17 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
             gauge("howdah_ready", NONE, "1 while GET /readyz says 200."),
             gauge("howdah_workers", NONE, "Threads that serve clients."),
             gauge("howdah_config_generation", NONE, "1 at the start, one more with each reload that was applied."),
+            gauge(
+                "howdah_config_reload_success",
+                NONE,
+                "0 after a reload that was refused: the file is wrong and what was in force stays.",
+            ),
+            gauge(
+                "howdah_config_reload_timestamp_seconds",
+                NONE,
+                "When the last reload was, in seconds since 1970; 0 when there was none.",
+            ),
+            counter("howdah_config_reloads_total", &["outcome"], "Reloads: applied, refused."),
             counter("howdah_panics_total", NONE, "Sessions that have panicked: each is a defect to report."),
             counter("process_cpu_seconds_total", NONE, "CPU time of the process, user and system."),
             gauge("process_resident_memory_bytes", NONE, "Memory the process has in RAM."),
@@ -84,6 +95,11 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
             gauge("howdah_clients_max", NONE, "Client connections there may be (limits.max_client_connections)."),
             gauge("howdah_clients_waiting", NONE, "Clients that wait for a server connection."),
             counter("howdah_client_logins_total", DATABASE, "Logins of clients."),
+            counter(
+                "howdah_cancels_total",
+                &["outcome"],
+                "Cancels that clients have asked for: sent to the server, in_vain when nothing of theirs ran.",
+            ),
             counter(
                 "howdah_transactions_total",
                 DATABASE,
@@ -111,7 +127,7 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
             counter(
                 "howdah_errors_total",
                 &["database", "sqlstate"],
-                "Errors that clients were told, PostgreSQL's and howdah's.",
+                "Errors that clients were told, PostgreSQL's and howdah's; without a database for those who were refused before they had one.",
             ),
         ],
     ),
@@ -132,6 +148,11 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
                 "howdah_pool_pinned",
                 &["cluster", "node", "database", "user", "reason"],
                 "Server connections that stay with one client, by the state that keeps them there; one may have several.",
+            ),
+            counter(
+                "howdah_server_logins_total",
+                &["cluster", "node", "outcome"],
+                "Server connections for clients that were opened (done), or could not be (failed).",
             ),
             counter("howdah_pool_lent_total", POOL, "Times a server connection was given back settled."),
             counter("howdah_pool_transactions_total", POOL, "Transactions the pool has served."),

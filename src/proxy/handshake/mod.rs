@@ -207,6 +207,7 @@ async fn welcome(
     let message = match startup::parse(&packet).map_err(ClientError::from)? {
         Startup::Cancel { pid, secret } => {
             let identity = shared.cancels.owner(pid, secret).and_then(|owner| owner.cancel());
+            shared.incidents.cancel(identity.is_some());
             if let Some(identity) = identity {
                 let within = running.config.timeouts.cancel_wait.limit();
                 tokio::task::spawn_local(cancel::deliver(identity, within));

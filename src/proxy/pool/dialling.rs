@@ -56,6 +56,7 @@ impl Pool {
                     Err(_) if pool.forget_startup(&startup) => continue, // one client's settings are not everybody's
                     Err(error) => error,
                 };
+                worker.shared.incidents.server_login(&pool.key.cluster, &pool.key.node, false);
                 let first = pool.trouble.lock().replace(error.clone()).as_ref() != Some(&error);
                 if first {
                     let (node, user, database) = (&*pool.key.node, &*pool.key.user, &*pool.key.database);
@@ -123,6 +124,7 @@ impl Pool {
 
     /// A dial has succeeded.
     fn arrived(self: &Arc<Self>, worker: &Rc<Worker>, server: Box<Server>) {
+        worker.shared.incidents.server_login(&self.key.cluster, &self.key.node, true);
         self.failed_ms.store(0, Ordering::Relaxed);
         if self.trouble.lock().take().is_some() {
             let (node, user, database) = (&*self.key.node, &*self.key.user, &*self.key.database);
