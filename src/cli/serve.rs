@@ -22,7 +22,7 @@ use tracing_subscriber::reload;
 
 use super::managed::managed;
 use crate::admin::Access;
-use crate::admin::http::{DaemonFacts, HttpAddress, HttpListener, PoolRow, RoutingRow, Sources, Survey};
+use crate::admin::http::{ClientStates, DaemonFacts, HttpAddress, HttpListener, PoolRow, RoutingRow, Sources, Survey};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::store::LocalStore;
 use crate::cluster::{Coordinators, Watch, watch};
@@ -31,6 +31,7 @@ use crate::console::{self, Console};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
 use crate::proxy::accept::Door;
+use crate::proxy::client::Standing;
 use crate::proxy::orders::OrderError;
 use crate::proxy::orders::daemon::{Ask, Change, Shutdown};
 use crate::proxy::pause;
@@ -393,6 +394,7 @@ fn sources(
             cancels: described.incidents.cancels(),
             server_logins: described.incidents.server_logins(),
         }),
+        daemon: Arc::new(move || facts(&described)),
         survey: Some(Arc::new(Survey::new(
             Arc::clone(&shared.board),
             move || reloaded.generation(),
@@ -408,6 +410,30 @@ fn sources(
         }),
         access: Arc::new(move || Access::of(&guarded.running().config.http)),
         ..Sources::of(Arc::clone(&shared.board))
+    }
+}
+
+/// For metrics.
+fn facts(shared: &Shared) -> DaemonFacts {
+    let (mut clients, mut prepared) = (ClientStates::default(), 0);
+    for client in shared.roster.clients() {
+        prepared += u64::from(client.prepared());
+        match client.standing() {
+            Standing::Idle => clients.idle += 1,
+            Standing::Waiting => clients.waiting += 1,
+            Standing::Working(_) => clients.working += 1,
+        }
+    }
+    DaemonFacts {
+        uptime_us: shared.now_us(),
+        workers: shared.workers,
+        generation: shared.generation(),
+        clients_max: shared.running().config.limits.max_client_connections,
+        clients,
+        prepared,
+        reloads: shared.incidents.reloads(),
+        cancels: shared.incidents.cancels(),
+        server_logins: shared.incidents.server_logins(),
     }
 }
 

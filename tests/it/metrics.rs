@@ -9,7 +9,7 @@ use howdah::admin::metrics::families::{FAMILIES, Family};
 use howdah::demo::scratch::Scratch;
 
 use crate::support::managed::lent;
-use crate::support::{Howdah, SOON, Tenant, binary, builder, config, eventually, free_port, shared};
+use crate::support::{Howdah, SOON, Tenant, binary, builder, config, eventually, free_port, poll, shared};
 
 mod shown;
 mod text;
@@ -127,9 +127,9 @@ fn what_clients_do_moves_the_counters_by_as_much() {
 #[test]
 fn questions_of_ones_own_become_metrics_and_a_wrong_file_changes_nothing() {
     let tenant = Tenant::shared();
-    let mut asked = Howdah::shared("").login(&tenant);
-    asked.query("CREATE TABLE orders AS SELECT CASE WHEN n < 4 THEN 'open' ELSE 'do\"ne\\' END AS state FROM generate_series(1, 10) n");
-    shared().primary().sql_in(&tenant.name, "SELECT 1 FROM orders LIMIT 1").unwrap();
+    let made = "CREATE TABLE orders AS SELECT CASE WHEN n < 4 THEN 'open' ELSE 'do\"ne\\' END AS state
+         FROM generate_series(1, 10) n";
+    shared().primary().sql_in(&tenant.name, made).unwrap();
     let scratch = Scratch::new("howdah-queries").unwrap();
     let file = scratch.path().join("queries.toml");
     let good = format!(
@@ -257,13 +257,15 @@ fn everything_that_is_documented_is_there() {
     let lent = lent();
     let managed = lent.as_ref().unwrap();
     managed.settled();
-    managed.howdah().wire().login(&managed.tenant().name, &managed.tenant().password, &managed.tenant().name);
+    let mut client = managed.howdah().login(managed.tenant());
+    client.query("SELECT 1");
     let mut missing = Vec::new();
-    eventually("everything is there", 2 * SOON, || {
+    let all = poll(2 * SOON, || {
         let scrape = scrape(managed.howdah());
         is_as_listed(&scrape);
         let is_there = |name: &str| scrape.families.contains_key(name) || EVENTS.contains(&name);
         missing = families().map(|family| family.name).filter(|name| !is_there(name)).collect();
-        missing.is_empty()
+        missing.is_empty().then_some(())
     });
+    assert!(all.is_some(), "documented and not there: {missing:?}");
 }

@@ -17,12 +17,27 @@ pub struct DaemonFacts {
     pub generation: u64,
     /// How many clients there may be.
     pub clients_max: u32,
+    /// Clients by what they do.
+    pub clients: ClientStates,
+    /// Names of prepared statements that clients have.
+    pub prepared: u64,
     /// How reloads have ended.
     pub reloads: Reloads,
     /// Cancels that were sent on, and those that nothing ran for.
     pub cancels: (u64, u64),
     /// Logins to servers.
     pub server_logins: ServerLogins,
+}
+
+/// Clients by what they do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientStates {
+    /// Nothing that needs a server.
+    pub idle: u64,
+    /// Waiting for a server.
+    pub waiting: u64,
+    /// With a server.
+    pub working: u64,
 }
 
 pub(super) fn gather(page: &mut Page, sources: &Sources) {
@@ -34,6 +49,11 @@ pub(super) fn gather(page: &mut Page, sources: &Sources) {
     page.gauge("howdah_config_generation", &[], facts.generation);
     page.gauge("howdah_clients_max", &[], facts.clients_max.into());
     page.counter("howdah_panics_total", &[], (sources.panics)());
+    let ClientStates { idle, waiting, working } = facts.clients;
+    for (state, count) in [("idle", idle), ("waiting", waiting), ("working", working)] {
+        page.gauge("howdah_clients_by_state", &[("state", state)], count);
+    }
+    page.gauge("howdah_prepared_statements", &[], facts.prepared);
     page.flag("howdah_config_reload_success", &[], !facts.reloads.last_refused);
     page.gauge("howdah_config_reload_timestamp_seconds", &[], facts.reloads.last_at);
     for (outcome, count) in [("applied", facts.reloads.applied), ("refused", facts.reloads.refused)] {

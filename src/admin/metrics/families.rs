@@ -92,6 +92,16 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
         "Clients and traffic",
         &[
             gauge("howdah_clients", NONE, "Client connections."),
+            gauge(
+                "howdah_clients_by_state",
+                &["state"],
+                "Clients that have logged in: idle, waiting for a server connection, working with one (also: keeping one in a transaction).",
+            ),
+            gauge(
+                "howdah_prepared_statements",
+                NONE,
+                "Names of prepared statements that clients have; servers have one for all who mean the same.",
+            ),
             gauge("howdah_clients_max", NONE, "Client connections there may be (limits.max_client_connections)."),
             gauge("howdah_clients_waiting", NONE, "Clients that wait for a server connection."),
             counter("howdah_client_logins_total", DATABASE, "Logins of clients."),

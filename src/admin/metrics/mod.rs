@@ -24,7 +24,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 
 use super::http::Sources;
-pub use daemon::DaemonFacts;
+pub use daemon::{ClientStates, DaemonFacts};
 pub use named::Named;
 use page::Page;
 pub(in crate::admin) use page::family;
