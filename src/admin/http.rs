@@ -10,6 +10,7 @@
 //! | `GET /clusters/NAME` and what is below it | `look` |
 //! | `POST /clusters/NAME/COMMAND` | `operate` |
 //! | `POST /route` | [`route`](super::route) |
+//! | `POST /reload` | [`reload`](super::reload) |
 //!
 //! Who may ask is decided before all of them (`access`). Everything shown is read from snapshots; nothing here waits for a node or a
 //! lock that clients need.
@@ -33,6 +34,8 @@ use super::route::{self, Explain};
 pub use super::status::{PoolRow, RoutingRow};
 pub use super::survey::Survey;
 use super::{look, metrics, operate, probes, statistics, status};
+use super::{look, metrics, operate, probes, reload, status};
+use crate::config::reload::order::Reloads;
 use crate::proxy::route::explain::ExplainError;
 use crate::stats::{StatementStatistics, Statistics};
 use crate::topology::{Board, ClusterName, ClusterView, NodeName, Role, Topology};
@@ -76,6 +79,8 @@ pub struct Sources {
     pub explain: Explain,
     /// The coordinators; `None` where every cluster is only observed.
     pub control: Option<Arc<dyn Control>>,
+    /// Reads the configuration again; `None` where there is none.
+    pub reloads: Option<Reloads>,
     /// The tokens in force, per request.
     pub access: Arc<dyn Fn() -> Access + Send + Sync>,
     /// True when whoever reads a stream has to go. [`HttpListener::serve`] sets its own.
@@ -105,6 +110,7 @@ impl Sources {
                 Box::pin(std::future::ready(Err(ExplainError::NoSuchDatabase(question.database))))
             }),
             control: None,
+            reloads: None,
             access: Arc::new(Access::default),
             closing: watch::channel(false).1,
         }
@@ -135,6 +141,7 @@ pub(super) fn routes(sources: Sources, reach: Reach) -> Router {
         .route("/statements", get(statistics::statements))
         .route("/metrics", get(metrics::metrics))
         .route("/route", post(route::route).layer(DefaultBodyLimit::max(route::BODY_BYTES_MAX)))
+        .route("/reload", post(reload::reload).layer(DefaultBodyLimit::max(reload::BODY_BYTES_MAX)))
         .route("/clusters/{cluster}", get(look::cluster))
         .route("/clusters/{cluster}/history", get(look::history))
         .route("/clusters/{cluster}/events", get(look::events))

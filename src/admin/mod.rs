@@ -6,6 +6,7 @@
 //! - `probes`: yes or no, for load balancers
 //! - `status`, `look`, [`metrics`]: what is, and what was done; `operate`: commands for the coordinators ([`control`])
 //! - [`route`]: where a statement would go, and why
+//! - [`reload`]: the files are read again
 //! - [`refusal`]: every answer that is none
 //! - [`client`]: asks a daemon's API, for commands and the demo
 
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod operate;
 mod probes;
 pub mod refusal;
+pub mod reload;
 pub mod route;
 mod statistics;
 mod status;

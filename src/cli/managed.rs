@@ -4,26 +4,30 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
-
 use crate::cluster::act::AgentWay;
 use crate::cluster::coordinator::ManagedCluster;
 use crate::cluster::decide::{Member, Mode, OnOpen, Settings};
-use crate::config::{self, AgentAddress, Cluster, Config, FailoverMode, TlsMode, TlsNegotiation};
-use crate::net::tls;
+use crate::config::{self, AgentAddress, Cluster, Config, FailoverMode, Problems, TlsMode, TlsNegotiation, toml_key};
+use crate::net::tls::{self, TlsError};
 
 /// The clusters that get a coordinator.
 ///
 /// # Errors
 /// When a certificate for the agents cannot be used.
-pub fn managed(config: &Config) -> anyhow::Result<Vec<ManagedCluster>> {
+pub fn managed(config: &Config) -> Result<Vec<ManagedCluster>, Problems> {
     let managed = config.clusters.iter().filter(|(_, cluster)| cluster.failover_mode() != FailoverMode::Observe);
-    managed
-        .map(|(name, cluster)| {
-            let agents = agents(cluster).with_context(|| format!("[clusters.{name}.agents]"))?;
-            Ok(ManagedCluster { settings: settings(name, cluster), agents })
-        })
-        .collect()
+    let (mut clusters, mut problems) = (Vec::new(), Vec::new());
+    for (name, cluster) in managed {
+        match agents(cluster) {
+            Ok(agents) => clusters.push(ManagedCluster { settings: settings(name, cluster), agents }),
+            Err(error) => {
+                let key = format!("clusters.{}.agents.cert", toml_key(name));
+                problems.push(config.written.problem(&key, error.to_string(), ""));
+            }
+        }
+    }
+    Problems::none_or_all(problems)?;
+    Ok(clusters)
 }
 
 fn settings(name: &str, cluster: &Cluster) -> Settings {
@@ -55,7 +59,7 @@ fn settings(name: &str, cluster: &Cluster) -> Settings {
     }
 }
 
-fn agents(cluster: &Cluster) -> anyhow::Result<Vec<(crate::topology::NodeName, AgentWay)>> {
+fn agents(cluster: &Cluster) -> Result<Vec<(crate::topology::NodeName, AgentWay)>, TlsError> {
     let (ca, cert, key) = (cluster.agents.ca.as_deref(), cluster.agents.cert.as_deref(), cluster.agents.key.as_deref());
     let needs_tls = cluster.nodes.iter().any(|node| matches!(node.agent, Some(AgentAddress::Https { .. })));
     let tls = match needs_tls {

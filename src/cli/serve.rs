@@ -6,7 +6,6 @@
 //! SIGHUP reloads. The first SIGTERM or SIGINT lets transactions finish, `timeouts.shutdown` at most; the second, and SIGQUIT, end at
 //! once. SIGUSR1 pauses everything, SIGUSR2 resumes it; the console's SHUTDOWN comes in by `proxy/orders`.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,23 +16,27 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::reload;
 
+use super::doors::Doors;
+use super::logs::Logs;
 use super::managed::managed;
+use super::reload::Daemon;
+use super::window::Window;
 use crate::admin::Access;
 use crate::admin::http::{ClientStates, DaemonFacts, HttpAddress, HttpListener, PoolRow, RoutingRow, Sources, Survey};
+use crate::admin::http::{DaemonFacts, PoolRow, RoutingRow, Sources, Survey};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::store::LocalStore;
 use crate::cluster::{Coordinators, Watch, watch};
-use crate::config::{self, Config, LogFormat};
+use crate::config::reload::order::{Order, Reloads};
+use crate::config::{self, Config};
 use crate::console::{self, Console};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
 use crate::proxy::accept::Door;
 use crate::proxy::client::Standing;
 use crate::proxy::orders::OrderError;
-use crate::proxy::orders::daemon::{Ask, Change, Shutdown};
+use crate::proxy::orders::daemon::{Ask, Shutdown};
 use crate::proxy::pause;
 use crate::proxy::route::counters::Event;
 use crate::proxy::route::explain::explain;
@@ -57,8 +60,6 @@ pub struct ServeArgs {
     pub config: PathBuf,
 }
 
-type LogLevel = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
-
 /// Runs until it is told to stop.
 ///
 /// # Errors
@@ -67,13 +68,13 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // first of all, while nothing else has been opened
     let handed = Handed::at_start().context("could not take over the sockets from systemd")?;
     let config = config::load(&args.config)?;
-    let log_level = start_log(&config);
+    let logs = Logs::start(&config.log);
     raise_descriptor_limit(&config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .context("could not start a runtime")?;
-    runtime.block_on(serve(args, config, handed, log_level))
+    runtime.block_on(serve(args, config, handed, logs))
 }
 
 /// Each client takes a descriptor: the soft limit is a default for programs that still use `select()`.
@@ -94,24 +95,7 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-fn start_log(config: &Config) -> LogLevel {
-    use tracing_subscriber::prelude::*;
-    let (filter, handle) = reload::Layer::new(filter(config));
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    match config.log.format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
-    }
-    handle
-}
-
-/// howdah's own words at the configured level; libraries only when something is wrong with them.
-fn filter(config: &Config) -> EnvFilter {
-    EnvFilter::new(format!("warn,howdah={}", config.log.level.as_str()))
-}
-
-async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: LogLevel) -> anyhow::Result<()> {
+async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, logs: Logs) -> anyhow::Result<()> {
     let dialer = Dialer::new(&config.network);
     let running = Running::new(config, &dialer).context("the configuration cannot be used")?;
     let config = running.config.clone();
@@ -134,73 +118,72 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
         shutting_down: Arc::clone(&shutting_down),
     });
     let _ = shared.door.set(Arc::new(console)); // the first and only time
-    let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
 
     let (gates, threads) = spawn_workers(&shared, workers)?;
-    let mut doors = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        doors.push(Door::open(listener, index, &mut handed).await?);
-    }
+    let mut doors = Doors::open(&shared.running(), &mut handed, &shared, &gates).await?;
     for left in handed.left() {
         tracing::warn!(address = left, "a socket from systemd belongs to no listener, and is closed");
     }
     drop(handed);
-    if let Some(address) = http_address(&config) {
-        let listener = HttpListener::bind(address).await?;
-        tracing::info!(address = %listener.address(), "http listening");
-        let serving = listener.serve(sources(&shared, &monitor, &coordinators, &shutting_down), async {
-            let _ = http_stopped.await;
-        });
-        tokio::task::spawn_local(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "http stopped");
-            }
-        });
-    }
-    let mut accepting = Vec::new();
-    for door in doors {
-        tracing::info!(address = door.address, "listening");
-        let is_tcp = door.is_tcp();
-        accepting.push((is_tcp, tokio::task::spawn_local(door.serve(Arc::clone(&shared), Rc::clone(&gates)))));
-    }
+    let (reloads, orders) = Reloads::channel();
+    let window = {
+        let parts =
+            (Arc::clone(&shared), Arc::clone(&monitor), Arc::clone(&coordinators), Arc::clone(&shutting_down), reloads);
+        Arc::new(move || sources(&parts.0, &parts.1, &parts.2, &parts.3, &parts.4))
+    };
+    let window = Window::open(&config, window).await?;
+    doors.serve();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, config = %args.config.display(), "started");
 
     let mut signals = Signals::new()?;
-    let mut asks = shared.orders.asks().context("somebody else carries out orders")?;
-    let reload = |change| reload(args, &shared, &monitor, &coordinators, &dialer, &log_level, change);
-    let ending = signals.until_shutdown(&shared, &mut asks, &reload).await;
+    let mut heard = Heard { asks: shared.orders.asks().context("somebody else carries out orders")?, orders };
+    let mut daemon = Daemon {
+        path: args.config.clone(),
+        shared: Arc::clone(&shared),
+        monitor: Arc::clone(&monitor),
+        coordinators,
+        dialer,
+        logs,
+        doors,
+        window,
+    };
+    let ending = loop {
+        let event = signals.next(&mut heard).await;
+        if let Some(ending) = heed(event, &mut daemon).await {
+            break ending;
+        }
+    };
     let mut now = ending == Ending::Now;
     if ending == Ending::Wait {
         let clients = shared.census.clients();
         tracing::info!(clients, "shutting down: TCP listeners are closed, and the rest is waited for");
-        accepting.retain(|(is_tcp, door)| {
-            if *is_tcp {
-                door.abort();
-            }
-            !is_tcp
-        });
+        daemon.doors.close_tcp();
         now = true; // whatever it was that was waited for
         while !shared.orders.may_end(&shared) {
-            let again = tokio::select! {
-                () = tokio::time::sleep(LOOK_AGAIN) => None,
-                ending = signals.until_shutdown(&shared, &mut asks, &reload) => Some(ending),
+            let event = tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => continue,
+                event = signals.next(&mut heard) => event,
             };
-            if again.is_some_and(|ending| ending != Ending::Wait) {
+            let ending = match event {
+                // what is closed would be opened again
+                Wish::Reload(_) => None,
+                Wish::Ask(Ask::Reload(_) | Ask::Change(..)) => None,
+                event => heed(event, &mut daemon).await,
+            };
+            if ending.is_some_and(|ending| ending != Ending::Wait) {
                 break;
             }
         }
     }
-    drop(asks);
+    drop(heard); // who asks for something now is told that nobody hears it
+    let Daemon { doors, mut window, .. } = daemon;
 
     shutting_down.store(true, Ordering::Release);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let patience = shared.running().config.timeouts.shutdown.limit();
     tracing::info!(clients = shared.census.clients(), "shutting down: transactions finish, nobody comes in");
-    for (_, door) in accepting {
-        door.abort();
-        let _ = door.await; // it is an error that says it was aborted: the door is closed now
-    }
+    doors.close().await;
     if !now {
         gates.iter().for_each(WorkerGate::drain);
     }
@@ -225,7 +208,7 @@ async fn serve(args: &ServeArgs, config: Config, mut handed: Handed, log_level: 
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
-    let _ = stop_http.send(());
+    window.close();
     monitor.stop().await;
     tracing::info!("stopped");
     Ok(())
@@ -300,6 +283,7 @@ fn reload(
 }
 
 fn watched(running: &Running) -> Vec<WatchedCluster> {
+pub(super) fn watched(running: &Running) -> Vec<WatchedCluster> {
     let clusters = running.config.clusters.iter().map(|(name, cluster)| {
         let nodes = cluster.nodes.iter().filter_map(|node| {
             Some(WatchedNode { name: node.name.as_str().into(), way: running.way(name, &node.name)? })
@@ -322,7 +306,7 @@ fn watched(running: &Running) -> Vec<WatchedCluster> {
     clusters.collect()
 }
 
-fn lookup(config: &Config) -> Lookup {
+pub(super) fn lookup(config: &Config) -> Lookup {
     let auth = &config.auth;
     Lookup {
         query: auth.query.clone(),
@@ -331,19 +315,12 @@ fn lookup(config: &Config) -> Lookup {
     }
 }
 
-fn http_address(config: &Config) -> Option<HttpAddress> {
-    match &config.http.address {
-        config::HttpAddress::Off => None,
-        config::HttpAddress::Unix(path) => Some(HttpAddress::Unix(path.clone())),
-        tcp @ config::HttpAddress::Tcp { .. } => Some(HttpAddress::Tcp(tcp.to_string())),
-    }
-}
-
 fn sources(
     shared: &Arc<Shared>,
     monitor: &Arc<Watch>,
     coordinators: &Arc<Coordinators>,
     shutting_down: &Arc<AtomicBool>,
+    reloads: &Reloads,
 ) -> Sources {
     let (pools, clients, catalog) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(&shared.catalog));
     let hidden = Arc::clone(&shared.hidden);
@@ -403,6 +380,7 @@ fn sources(
                 (watched(&running), Arc::clone(&running.config.stats.queries))
             },
         ))),
+        reloads: Some(reloads.clone()),
         control: Some(Arc::new(Arc::clone(coordinators))),
         explain: Arc::new(move |question| {
             let shared = Arc::clone(&asked);
@@ -471,6 +449,49 @@ enum Ending {
     Wait,
 }
 
+/// What is heard beside signals.
+struct Heard {
+    asks: mpsc::UnboundedReceiver<Ask>,
+    orders: mpsc::Receiver<Order>,
+}
+
+/// What somebody wants.
+enum Wish {
+    /// SIGHUP, or somebody who waits for the answer.
+    Reload(Option<Order>),
+    Pause,
+    Resume,
+    Ask(Ask),
+    End(Ending),
+}
+
+/// Does what is wanted; how it is to end, if it is.
+async fn heed(wish: Wish, daemon: &mut Daemon) -> Option<Ending> {
+    let told = |what: &str, done: Result<(), OrderError>| {
+        if let Err(error) = done {
+            tracing::warn!(%error, "{what}");
+        }
+    };
+    let shared = &daemon.shared;
+    match wish {
+        Wish::Reload(None) => drop(daemon.reload("SIGHUP", None).await),
+        Wish::Reload(Some(order)) => daemon.carry_out(order).await,
+        Wish::Pause => told("SIGUSR1", shared.orders.pause_now(shared)),
+        Wish::Resume => told("SIGUSR2", shared.orders.resume(shared, None)),
+        Wish::Ask(Ask::Reload(answer)) => {
+            let _ = answer.send(daemon.reload("RELOAD", None).await.is_ok()); // may have gone
+        }
+        Wish::Ask(Ask::Change(change, answer)) => {
+            let outcome = daemon.reload("SET", Some(change)).await;
+            let _ = answer.send(outcome.map(drop).map_err(|error| error.to_string()));
+        }
+        Wish::Ask(Ask::Shutdown(Shutdown::Immediate)) => return Some(Ending::Now),
+        Wish::Ask(Ask::Shutdown(Shutdown::WaitForServers | Shutdown::WaitForClients)) => return Some(Ending::Wait),
+        Wish::End(ending) => return Some(ending),
+    }
+    None
+}
+
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("could not listen for signals");
@@ -484,37 +505,17 @@ impl Signals {
         })
     }
 
-    /// Reloads, pauses and goes on as it is told to, until it is time to stop.
-    async fn until_shutdown(
-        &mut self,
-        shared: &Shared,
-        asks: &mut mpsc::UnboundedReceiver<Ask>,
-        reload: impl Fn(Option<Change>) -> Result<(), String>,
-    ) -> Ending {
-        let told = |what: &str, done: Result<(), OrderError>| {
-            if let Err(error) = done {
-                tracing::warn!(%error, "{what}");
-            }
-        };
-        loop {
-            tokio::select! {
-                _ = self.hangup.recv() => drop(reload(None)),
-                _ = self.pause.recv() => told("SIGUSR1", shared.orders.pause_now(shared)),
-                _ = self.resume.recv() => told("SIGUSR2", shared.orders.resume(shared, None)),
-                _ = self.terminate.recv() => return Ending::Drain,
-                _ = self.interrupt.recv() => return Ending::Drain,
-                _ = self.quit.recv() => return Ending::Now,
-                Some(ask) = asks.recv() => match ask {
-                    Ask::Reload(answer) => {
-                        let _ = answer.send(reload(None).is_ok());
-                    }
-                    Ask::Change(change, answer) => {
-                        let _ = answer.send(reload(Some(change)));
-                    }
-                    Ask::Shutdown(Shutdown::Immediate) => return Ending::Now,
-                    Ask::Shutdown(Shutdown::WaitForServers | Shutdown::WaitForClients) => return Ending::Wait,
-                },
-            }
+    /// The next thing that is wanted. Nothing is lost when it is not waited for any longer.
+    async fn next(&mut self, heard: &mut Heard) -> Wish {
+        tokio::select! {
+            _ = self.hangup.recv() => Wish::Reload(None),
+            _ = self.pause.recv() => Wish::Pause,
+            _ = self.resume.recv() => Wish::Resume,
+            _ = self.terminate.recv() => Wish::End(Ending::Drain),
+            _ = self.interrupt.recv() => Wish::End(Ending::Drain),
+            _ = self.quit.recv() => Wish::End(Ending::Now),
+            Some(order) = heard.orders.recv() => Wish::Reload(Some(order)),
+            Some(ask) = heard.asks.recv() => Wish::Ask(ask),
         }
     }
 

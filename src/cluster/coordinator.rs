@@ -133,6 +133,17 @@ impl Coordinators {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Whether a coordinator could begin where the last one ended; for a cluster that has one, it has.
+    ///
+    /// # Errors
+    /// Why its record cannot be read.
+    pub async fn try_record(&self, cluster: &str) -> Result<(), StoreError> {
+        if self.running.lock().contains_key(cluster) {
+            return Ok(());
+        }
+        self.store.0.load(cluster).await.map(drop)
+    }
+
     async fn launch(&self, name: &ClusterName, cluster: ManagedCluster) -> Result<Running, StoreError> {
         let record = self.store.0.load(name).await?;
         if let Some(record) = &record {

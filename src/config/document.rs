@@ -67,7 +67,8 @@ pub(super) fn key_name(path: &[Step<'_>]) -> String {
 }
 
 /// A key as TOML wants it: bare where that is possible.
-pub(super) fn toml_key(key: &str) -> String {
+#[must_use]
+pub fn toml_key(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     if bare { key.to_owned() } else { format!("\"{}\"", key.escape_default()) }
 }

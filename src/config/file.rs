@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use schemars::JsonSchema;
@@ -18,6 +19,7 @@ use super::database::Database;
 use super::listener::Listener;
 use super::network::Network;
 use super::pool::Pool;
+use super::reload::change::Written;
 use super::routing::Routing;
 use super::secret::Secret;
 use super::stats::Stats;
@@ -97,6 +99,10 @@ pub struct Config {
     /// What howdah says about itself, on standard error.
     #[serde(default)]
     pub log: Log,
+
+    /// What the file says, key by key.
+    #[serde(skip)]
+    pub written: Arc<Written>,
 }
 
 /// What the daemon may use as a whole.
@@ -196,8 +202,8 @@ impl JsonSchema for Workers {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// `"host:port"`, `"unix:/path"` for a socket file, or `"off"`.
-    #[schemars(extend("x-reload" = "restart"))]
+    /// `"host:port"`, `"unix:/path"` for a socket file, or `"off"`. A reload answers whoever has asked at the old one.
+    #[schemars(extend("x-reload" = "live"))]
     pub address: HttpAddress,
 
     /// A file whose first line is the token for everything: who changes something must send it (`Authorization: Bearer TOKEN`). At

@@ -23,8 +23,9 @@ pub struct Listener {
     /// (`"unix:/dir:5432"`: with this number instead).
     /// `"0.0.0.0:6432"` is every IPv4 interface, `"[::]:6432"` every interface. Where systemd hands over a socket of
     /// this very address, that one is used; `"systemd:NAME"` is the one with this `FileDescriptorName=`, whatever its
-    /// address. PgBouncer: `listen_addr`, `listen_port`, `unix_socket_dir`.
-    #[schemars(extend("x-reload" = "restart", "x-example" = "127.0.0.1:6432"))]
+    /// address; systemd hands its sockets over at the start only. A reload opens what is new before it closes what goes, and
+    /// clients who came by it stay. PgBouncer: `listen_addr`, `listen_port`, `unix_socket_dir`.
+    #[schemars(extend("x-reload" = "live", "x-example" = "127.0.0.1:6432"))]
     pub address: Address,
 
     /// Where the statements of its clients go: `"auto"`, each where it can run; `"primary"`, all to the primary; `"replica"`,
@@ -37,13 +38,13 @@ pub struct Listener {
     /// Who may connect to a Unix socket, as an octal number in quotes. Only with `unix:`. PostgreSQL:
     /// `unix_socket_permissions`.
     #[serde(default)]
-    #[schemars(extend("x-reload" = "restart"))]
+    #[schemars(extend("x-reload" = "live"))]
     pub socket_mode: SocketMode,
 
     /// The group a Unix socket belongs to: a name or a number. Absent: that of the daemon. Only with `unix:`.
     /// PostgreSQL: `unix_socket_group`.
     #[serde(default)]
-    #[schemars(extend("x-reload" = "restart", "x-example" = "howdah"))]
+    #[schemars(extend("x-reload" = "live", "x-example" = "howdah"))]
     pub socket_group: Option<String>,
 
     /// TLS towards clients. Absent: no TLS. Only with `"host:port"`: a Unix socket has none, as in PostgreSQL.

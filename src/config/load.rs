@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -11,6 +12,7 @@ use super::complete::complete;
 use super::document::Document;
 use super::file::Config;
 use super::problem::{Problem, Problems};
+use super::reload::change::Written;
 use super::validate::validate;
 
 /// Reads, checks and completes a configuration file.
@@ -46,6 +48,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, Problems> {
         // `check` let something pass that serde does not: a defect of ours, but the file is not loaded.
         Problems::from(document.problem_at(error.span(), error.message().to_owned()))
     })?;
+    config.written = Arc::new(Written::of(&document, path));
     let mut problems = complete(&mut config, &document, path);
     problems.extend(validate(&config, &document));
     Problems::none_or_all(problems)?;

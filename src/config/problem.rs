@@ -57,13 +57,22 @@ pub struct Problems(Vec<Problem>);
 
 impl Problems {
     /// `Ok` when there are none.
-    pub(crate) fn none_or_all(mut problems: Vec<Problem>) -> Result<(), Self> {
+    ///
+    /// # Errors
+    /// All of them.
+    pub fn none_or_all(mut problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
             return Ok(());
         }
         problems.sort_by_key(|problem| problem.place);
         problems.dedup();
         Err(Self(problems))
+    }
+
+    /// One by one, to go on with.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Problem> {
+        self.0
     }
 
     /// One by one.

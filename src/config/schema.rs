@@ -299,15 +299,7 @@ mod tests {
         every_value(root(), "", &mut seen);
         seen.retain(|(_, key)| key.reload.as_deref() == Some("restart"));
         let names: Vec<&str> = seen.iter().map(|(path, _)| path.as_str()).collect();
-        let compared = [
-            ".limits.workers",
-            ".listeners.address",
-            ".listeners.socket_mode",
-            ".listeners.socket_group",
-            ".http.address",
-            ".store.kind",
-            ".store.path",
-        ];
+        let compared = [".limits.workers", ".store.kind", ".store.path"];
         assert_eq!(names, compared);
     }
 

@@ -15,6 +15,7 @@ use super::cancel::Cancels;
 use super::census::Census;
 use super::door::Door;
 use super::incidents::Incidents;
+use super::entrance::Entrance;
 use super::orders::Orders;
 use super::pool::budget::{Budget, Budgets};
 use super::pool::gate::Hold;
@@ -30,9 +31,9 @@ use super::session::settings::{Interner, Reported, Settings};
 use super::statements::Registry;
 use super::tally::Tallies;
 use crate::catalog::{HiddenCatalog, Verifiers};
-use crate::config::{Config, NodeTls, Profile, RoutingRole, TlsMode, TlsNegotiation};
+use crate::config::{Config, NodeTls, Problems, Profile, RoutingRole, TlsMode, TlsNegotiation, toml_key};
 use crate::net::dial::{Dialer, Target};
-use crate::net::tls::{ServerTls, TlsError, client_config, server_config};
+use crate::net::tls::client_config;
 use crate::net::way::Way;
 use crate::stats::Totals;
 use crate::topology::{Board, ClusterView, Epoch, NodeName, Role};
@@ -44,8 +45,8 @@ pub struct Running {
     pub config: Config,
     /// By cluster and node.
     pub endpoints: HashMap<(Arc<str>, Arc<str>), Arc<Endpoint>>,
-    /// TLS of each listener, in the file's order.
-    pub listener_tls: Vec<Option<ListenerTls>>,
+    /// What each listener means, in the file's order.
+    pub entrances: Vec<Arc<Entrance>>,
     /// Users whose secret is in a file.
     pub file_users: FileUsers,
     /// What logs in to servers where a database has one user for all its clients.
@@ -54,31 +55,28 @@ pub struct Running {
     pub lists: Arc<Lists>,
 }
 
-/// TLS on a listener.
-#[derive(Clone, Debug)]
-pub struct ListenerTls {
-    /// The certificate and its key.
-    pub tls: ServerTls,
-    /// What is asked of clients.
-    pub mode: TlsMode,
-}
-
 impl Running {
     /// Makes what the configuration needs made: certificates are read here.
     ///
     /// # Errors
-    /// [`TlsError`], which names the file.
-    pub fn new(config: Config, dialer: &Arc<Dialer>) -> Result<Self, TlsError> {
+    /// Every certificate that cannot be used.
+    pub fn new(config: Config, dialer: &Arc<Dialer>) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
         let mut endpoints = HashMap::new();
         for (cluster, entry) in &config.clusters {
             for node in &entry.nodes {
                 let tls = match &node.tls {
                     Some(tls) => {
                         let NodeTls { mode, negotiation, ca, cert, key, channel_binding: _ } = tls;
-                        client_config(*mode, *negotiation, ca.as_deref(), cert.as_deref(), key.as_deref())?
+                        client_config(*mode, *negotiation, ca.as_deref(), cert.as_deref(), key.as_deref())
                     }
-                    None => client_config(TlsMode::Prefer, TlsNegotiation::Postgres, None, None, None)?,
+                    None => client_config(TlsMode::Prefer, TlsNegotiation::Postgres, None, None, None),
                 };
+                let tls = tls.unwrap_or_else(|error| {
+                    let key = format!("clusters.{}.nodes[{}].tls", toml_key(cluster), node.name);
+                    problems.push(config.written.problem(&key, error.to_string(), ""));
+                    None
+                });
                 let target = Target { host: node.host.clone(), port: node.port };
                 let channel_binding = node.tls.as_ref().map(|tls| tls.channel_binding).unwrap_or_default();
                 let way = Arc::new(Way { target, tls, channel_binding, dialer: Arc::clone(dialer) });
@@ -86,26 +84,23 @@ impl Running {
                 endpoints.insert((cluster.as_str().into(), node.name.as_str().into()), Arc::new(endpoint));
             }
         }
-        let mut listener_tls = Vec::new();
+        let mut entrances = Vec::new();
         for listener in &config.listeners {
-            listener_tls.push(match &listener.tls {
-                Some(tls) if tls.mode != TlsMode::Disable => match (&tls.cert, &tls.key) {
-                    (Some(cert), Some(key)) => {
-                        let mode = tls.mode;
-                        let verifies = mode >= TlsMode::VerifyCa;
-                        Some(ListenerTls { tls: server_config(cert, key, tls.ca.as_deref(), verifies)?, mode })
-                    }
-                    _ => None,
-                },
-                _ => None,
-            });
+            match Entrance::new(listener) {
+                Ok(entrance) => entrances.push(Arc::new(entrance)),
+                Err(error) => {
+                    let key = format!("listeners[{}].tls", listener.address);
+                    problems.push(config.written.problem(&key, error.to_string(), ""));
+                }
+            }
         }
+        Problems::none_or_all(problems)?;
         Ok(Self {
             file_users: FileUsers::of(&config),
             forced_users: FileUsers::forced(&config),
             lists: Arc::new(Lists::of(&config.routing)),
             endpoints,
-            listener_tls,
+            entrances,
             config,
         })
     }

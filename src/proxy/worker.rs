@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::client::{ClientHandle, Signal};
+use super::entrance::Entrance;
 use super::handshake;
 use super::shared::Shared;
 use super::statements::Cache;
@@ -33,8 +34,8 @@ const INTAKE: usize = 1_024;
 pub struct Accepted {
     /// Not registered with any reactor yet.
     pub socket: Socket,
-    /// Which listener it came by.
-    pub listener: usize,
+    /// What the listener it came by means.
+    pub entrance: Arc<Entrance>,
     /// From where, for logs.
     pub peer: Box<str>,
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use howdah::catalog::verifiers::Lookup;
 use howdah::catalog::{HiddenCatalog, Verifiers};
 use howdah::net::dial::Dialer;
+use howdah::net::listen::Beside;
 use howdah::net::listen::handed::Handed;
 use howdah::pg::Lsn;
 use howdah::proxy::accept::Door;
@@ -57,7 +58,9 @@ impl Inside {
                 let workers = (0..2).map(|id| Worker::spawn(id, Arc::clone(&shared)).unwrap());
                 let (gates, threads): (Vec<_>, Vec<_>) = workers.unzip();
                 let gates = Rc::new(gates);
-                let door = Door::open(&listener, 0, &mut Handed::at_start().unwrap()).await.unwrap();
+                let door = Door::open(&listener, Arc::default(), &mut Handed::at_start().unwrap(), Beside::Nobody)
+                    .await
+                    .unwrap();
                 tokio::task::spawn_local(door.serve(Arc::clone(&shared), Rc::clone(&gates)));
                 tell.send(shared).unwrap();
                 let _ = stopped.await;

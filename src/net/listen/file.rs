@@ -50,11 +50,17 @@ pub fn listen(path: &Path, mode: u32, group: Option<u32>) -> io::Result<(OwnedFd
     let file = SocketFile { path: path.to_owned(), lock, _held: held };
     let socket = UnixListener::bind(path)?;
     socket.set_nonblocking(true)?;
-    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
-    if group.is_some() {
-        std::os::unix::fs::chown(path, None, group)?;
-    }
+    permit(path, mode, group)?;
     Ok((socket.into(), file))
+}
+
+/// Who may connect to a socket.
+pub(super) fn permit(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    match group {
+        Some(_) => std::os::unix::fs::chown(path, None, group),
+        None => Ok(()),
+    }
 }
 
 /// Locks a lock file, which is made if it is not there.

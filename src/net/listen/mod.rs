@@ -28,7 +28,16 @@ pub struct Listening {
     socket: OwnedFd,
     place: Place,
     /// Only of a socket whose file is ours to remove.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
+}
+
+/// Whether a new socket may stand where another of this process listens still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// Nobody may listen there.
+    Nobody,
+    /// One of ours may, after [`Listening::make_room`]: it goes as soon as the new one is there.
+    Ours,
 }
 
 /// Where a socket listens.
@@ -66,7 +75,7 @@ impl Listening {
     ///
     /// # Errors
     /// The kernel's; `NotFound` for a name that nothing was handed over under.
-    pub async fn open(listener: &Listener, handed: &mut Handed) -> io::Result<Self> {
+    pub async fn open(listener: &Listener, handed: &mut Handed, beside: Beside) -> io::Result<Self> {
         let found = match &listener.address {
             Address::Systemd(name) => Some(handed.take_named(name)?),
             Address::Tcp { host: Host::Ip(ip), port } => handed.take_at(&Place::Tcp(SocketAddr::new(*ip, *port))),
@@ -78,16 +87,16 @@ impl Listening {
             if matches!(place, Place::Tcp(_)) {
                 socket2::SockRef::from(&socket).set_tcp_nodelay(true)?;
             }
-            return Ok(Self { socket, place, _file: None });
+            return Ok(Self { socket, place, file: None });
         }
         match (&listener.address, listener.address.socket_path()) {
             (Address::Tcp { host, port }, _) => {
-                let (socket, address) = listen_tcp(host, *port).await?;
-                Ok(Self { socket, place: Place::Tcp(address), _file: None })
+                let (socket, address) = listen_tcp(host, *port, beside).await?;
+                Ok(Self { socket, place: Place::Tcp(address), file: None })
             }
             (_, Some(path)) => {
                 let (socket, file) = file::listen(&path, listener.socket_mode.bits(), listener.socket_gid)?;
-                Ok(Self { socket, place: Place::Unix(path), _file: Some(file) })
+                Ok(Self { socket, place: Place::Unix(path), file: Some(file) })
             }
             (_, None) => Err(io::ErrorKind::InvalidInput.into()),
         }
@@ -97,6 +106,28 @@ impl Listening {
     #[must_use]
     pub const fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Whether another socket of ours may be opened where this one listens, such as one for every interface at its port.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make_room(&self, room: bool) -> io::Result<()> {
+        match self.place {
+            Place::Tcp(_) => socket2::SockRef::from(&self.socket).set_reuse_port(room),
+            Place::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Who may connect to a socket file from now on; nothing for one that is not ours.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn permit(&self, mode: u32, group: Option<u32>) -> io::Result<()> {
+        match (&self.place, &self.file) {
+            (Place::Unix(path), Some(_)) => file::permit(path, mode, group),
+            _ => Ok(()),
+        }
     }
 
     /// Options that the connections it accepts inherit from now on.
@@ -111,7 +142,7 @@ impl Listening {
     }
 }
 
-async fn listen_tcp(host: &Host, port: u16) -> io::Result<(OwnedFd, SocketAddr)> {
+async fn listen_tcp(host: &Host, port: u16, beside: Beside) -> io::Result<(OwnedFd, SocketAddr)> {
     let address: SocketAddr = match host {
         Host::Ip(ip) => (*ip, port).into(),
         Host::Name(name) => tokio::net::lookup_host((name.as_str(), port))
@@ -122,12 +153,14 @@ async fn listen_tcp(host: &Host, port: u16) -> io::Result<(OwnedFd, SocketAddr)>
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(beside == Beside::Ours)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
     socket.set_tcp_nodelay(true)?; // accepted sockets inherit it
     socket.listen(BACKLOG)?;
+    socket.set_reuse_port(false)?; // or a second howdah could listen there too, and take half of the clients
     socket.set_nonblocking(true)?;
     let listener = std::net::TcpListener::from(socket);
     let address = listener.local_addr()?;

@@ -8,7 +8,7 @@ use super::{ClientError, Refusal};
 use crate::net::stream::{Socket, Stream};
 use crate::net::tls;
 use crate::protocol::startup::{self, Startup};
-use crate::proxy::shared::ListenerTls;
+use crate::proxy::entrance::ListenerTls;
 
 /// The first byte of a TLS handshake record. No packet begins with it: it would be 369 MB long.
 const TLS_HANDSHAKE: u8 = 0x16;

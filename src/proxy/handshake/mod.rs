@@ -30,6 +30,7 @@ use super::cancel::{self, CancelKey};
 use super::census::{Census, ClientLimits, Place};
 use super::client::{ClientHandle, Signal};
 use super::door::{self, Caller, Door};
+use super::entrance::Entrance;
 use super::error::ClientError;
 use super::replication::Replication;
 use super::roster::{Arrival, ClientEntry, Ends, Roster};
@@ -119,7 +120,7 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
     drop(running);
     let peer = accepted.peer.clone();
     let mut stream = Stream::Plain(accepted.socket);
-    let handshake = Box::pin(welcome(&worker, &handle, &mut stream, accepted.listener, &peer));
+    let handshake = Box::pin(welcome(&worker, &handle, &mut stream, &accepted.entrance, &peer));
     let goodbye = std::future::poll_fn(|cx| {
         handle.listen(cx);
         if handle.has(Signal::Goodbye) { Poll::Ready(()) } else { Poll::Pending }
@@ -191,7 +192,7 @@ async fn welcome(
     worker: &Rc<Worker>,
     handle: &Arc<ClientHandle>,
     stream: &mut Stream,
-    listener: usize,
+    entrance: &Entrance,
     peer: &str,
 ) -> Result<Visitor, Refusal> {
     let shared = &worker.shared;
@@ -199,7 +200,7 @@ async fn welcome(
     let mut intake = Intake::default();
     let is_local = matches!(stream.socket(), Socket::Unix(_) | Socket::UnixDetached(_));
     // a Unix socket has no TLS, as in PostgreSQL; one from systemd may stand for a listener that has
-    let tls = running.listener_tls.get(listener).and_then(Option::as_ref).filter(|_| !is_local);
+    let tls = entrance.tls.as_ref().filter(|_| !is_local);
     let packet = match encryption::first_packet(stream, &mut intake, tls).await? {
         Some(packet) => packet,
         None => return Ok(Visitor::Silent),
@@ -233,7 +234,7 @@ async fn welcome(
         stream.write_all(&negotiation).await?;
     }
     drop(packet);
-    let listener_role = running.config.listeners.get(listener).map(|listener| listener.role).unwrap_or_default();
+    let listener_role = entrance.role;
     let profile = running.config.profile(&claim.database, &claim.user).filter(|_| door.is_none());
     let server_user = running.config.server_user(&claim.database, &claim.user);
     // limits before the proof: a flood of wrong passwords must not crowd out anybody, and costs nothing
