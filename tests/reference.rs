@@ -90,6 +90,22 @@ fn what_the_reference_file_shows_in_comments_is_known_too() {
 }
 
 #[test]
+fn a_file_of_each_released_version_loads_and_one_of_a_newer_is_refused() {
+    for entry in std::fs::read_dir(in_tree("tests/corpus")).unwrap() {
+        let file = entry.unwrap().path().join("howdah.toml");
+        let config = load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!((config.version, config.pool.size), (1, 20), "{}", file.display());
+        assert!(config.profile("anything", "anybody").is_some());
+    }
+    let path = Path::new("howdah.toml");
+    assert_eq!(parse(path, "version = 1").unwrap().version, 1);
+    let said = parse(path, "version = 2\nnew_key = 1").unwrap_err().to_string();
+    let golden = "howdah.toml:1:11: version: the file is of version 2, and this howdah reads versions up to 1; start a newer \
+                  howdah with it, or write it for this one\n    version = 2\n              ^";
+    assert_eq!(said, golden);
+}
+
+#[test]
 fn the_example_file_loads() {
     let config = load(&in_tree("config/howdah.toml")).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(config.profile("anything", "anybody").is_some());

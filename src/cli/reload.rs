@@ -66,6 +66,9 @@ impl Daemon {
                 for change in &said.restart {
                     tracing::warn!(%change, "reload: takes effect at the next start");
                 }
+                for warning in &said.warnings {
+                    tracing::warn!("{warning}");
+                }
                 tracing::info!(config, by, "reloaded");
                 Ok(said)
             }
@@ -96,7 +99,8 @@ impl Daemon {
         };
         let restart = config::compare(&before.config, &config);
         config::keep_running(&before.config, &mut config);
-        let said = Reloaded { changed: before.config.written.changes(&config.written), restart };
+        let warnings = config.written.warnings.iter().map(ToString::to_string).collect();
+        let said = Reloaded { changed: before.config.written.changes(&config.written), restart, warnings };
         let (managed, mut problems) = match managed(&config) {
             Ok(managed) => (managed, Vec::new()),
             Err(problems) => (Vec::new(), problems.into_vec()),

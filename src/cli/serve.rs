@@ -69,6 +69,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let handed = Handed::at_start().context("could not take over the sockets from systemd")?;
     let config = config::load(&args.config)?;
     let logs = Logs::start(&config.log);
+    for warning in &config.written.warnings {
+        tracing::warn!("{warning}");
+    }
     raise_descriptor_limit(&config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -31,6 +31,12 @@ use super::user::User;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Which version of these keys the file is written for; it stands above the first table. Absent: 1. A howdah refuses a file of
+    /// a newer version than its own, and reads those before it.
+    #[serde(default = "first_version")]
+    #[schemars(extend("x-reload" = "live"), range(min = 1))]
+    pub version: u32,
+
     /// What the daemon may use as a whole.
     #[serde(default)]
     pub limits: Limits,
@@ -103,6 +109,13 @@ pub struct Config {
     /// What the file says, key by key.
     #[serde(skip)]
     pub written: Arc<Written>,
+}
+
+/// The newest version of the keys that this howdah reads.
+pub const VERSION: u32 = 1;
+
+const fn first_version() -> u32 {
+    1
 }
 
 /// What the daemon may use as a whole.

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::check::check;
 use super::complete::complete;
-use super::document::Document;
-use super::file::Config;
+use super::document::{At, Document, key_path};
+use super::file::{Config, VERSION};
 use super::problem::{Problem, Problems};
 use super::reload::change::Written;
 use super::validate::validate;
@@ -35,12 +37,26 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     }
 }
 
+/// Refuses a file of a version that did not exist yet.
+fn newer(document: &Document<'_>) -> Result<(), Problems> {
+    let Some(DeValue::Integer(number)) = document.tree().get("version").map(Spanned::get_ref) else { return Ok(()) };
+    match i64::from_str_radix(number.as_str(), number.radix()) {
+        Ok(version) if version > i64::from(VERSION) => {
+            let message = format!("the file is of version {version}, and this howdah reads versions up to {VERSION}");
+            let advice = "start a newer howdah with it, or write it for this one";
+            Err(document.problem(key_path!["version"], At::Value, message, advice).into())
+        }
+        _ => Ok(()), // what is wrong with it otherwise is found with the rest
+    }
+}
+
 /// [`load`] for a text that was read already; the path names it and is where relative paths start.
 ///
 /// # Errors
 /// As [`load`].
 pub fn parse(path: &Path, text: &str) -> Result<Config, Problems> {
     let document = Document::parse(path, text)?;
+    newer(&document)?; // whatever else is unknown in it is no mistake
     Problems::none_or_all(check(&document))?;
     // The tree goes into serde and the document stays for its places, so the text is parsed once more.
     let tree = Document::parse(path, text)?.into_tree();

@@ -104,6 +104,25 @@ pub(super) fn root() -> &'static Table {
     &ROOT
 }
 
+/// All keys, each with whether a reload changes it (else it waits for a restart): `databases.NAME.pool.size`, `listeners[].role`.
+#[must_use]
+pub fn keys() -> Vec<(String, bool)> {
+    fn walk(table: &Table, at: &str, found: &mut Vec<(String, bool)>) {
+        for key in &table.keys {
+            let name = if at.is_empty() { key.name.clone() } else { format!("{at}.{}", key.name) };
+            match &key.shape {
+                Shape::Value(_) => found.push((name, key.reload.as_deref() != Some("restart"))),
+                Shape::Table(inner) => walk(inner, &name, found),
+                Shape::List(inner) => walk(inner, &format!("{name}[]"), found),
+                Shape::Map(inner) => walk(inner, &format!("{name}.NAME"), found),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(root(), "", &mut found);
+    found
+}
+
 /// The fields of a struct as they are declared: the schema sorts them by name, a reader wants them by meaning.
 fn declared(name: &str) -> &'static [&'static str] {
     match name {
@@ -306,7 +325,7 @@ mod tests {
     #[test]
     fn keys_stand_in_the_order_of_the_struct() {
         let names: Vec<&str> = root().keys.iter().map(|key| key.name.as_str()).collect();
-        assert_eq!(names.first().copied(), Some("limits"));
+        assert_eq!(names.first().copied(), Some("version"));
         assert_eq!(names.last().copied(), Some("log"));
     }
 }

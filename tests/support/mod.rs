@@ -246,6 +246,11 @@ impl Howdah {
         self.port
     }
 
+    /// The port of its HTTP API, on 127.0.0.1.
+    pub fn http_port(&self) -> u16 {
+        self.http_port
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.process.pid().as_raw_pid().unsigned_abs()

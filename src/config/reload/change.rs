@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ impl fmt::Display for Change {
 pub struct Written {
     file: PathBuf,
     said: BTreeMap<String, Said>,
+    /// What is not wrong, and not right either.
+    pub warnings: Vec<Problem>,
 }
 
 /// One key in it.
@@ -73,7 +76,7 @@ impl Written {
         let mut walk =
             Walk { document, base: file.parent().unwrap_or(Path::new("/")).to_owned(), said: BTreeMap::new() };
         walk.table(schema::root(), document.tree(), "", &[], None);
-        Self { said: walk.said, file }
+        Self { warnings: exposed(&walk.said, &walk.base, &file), said: walk.said, file }
     }
 
     /// A problem at a key, which is named as in a [`Change`]; at the file where it does not have the key.
@@ -135,7 +138,10 @@ fn compare(key: &str, from: Option<&Value>, to: Option<&Value>) -> Option<Change
 
 /// What holds where a key is absent.
 fn default_of(key: &str) -> Option<String> {
-    let (table, key) = key.split_once('.')?;
+    let Some((table, key)) = key.split_once('.') else {
+        let Shape::Value(leaf) = &schema::root().key(key)?.shape else { return None };
+        return leaf.default.as_ref().map(ToString::to_string);
+    };
     let Shape::Table(table) = &schema::root().key(table)?.shape else { return None };
     let Shape::Value(leaf) = &table.key(key)?.shape else { return None };
     leaf.default.as_ref().map(ToString::to_string)
@@ -155,7 +161,7 @@ impl<'d> Walk<'d, '_> {
             let full = join(at, name.get_ref());
             match (&key.shape, value.get_ref()) {
                 (Shape::Value(leaf), value) => {
-                    let value = self.value(leaf, value);
+                    let value = self.value(leaf, name.get_ref(), value);
                     self.put(full, &within, value, entry, key.reload.as_deref() == Some("restart"));
                 }
                 (Shape::Table(known), DeValue::Table(table)) => self.table(known, table, &full, &within, entry),
@@ -188,8 +194,9 @@ impl<'d> Walk<'d, '_> {
         self.said.insert(full, said);
     }
 
-    fn value(&self, leaf: &Leaf, value: &DeValue<'_>) -> Value {
-        match (leaf.format.as_deref(), value) {
+    fn value(&self, leaf: &Leaf, name: &str, value: &DeValue<'_>) -> Value {
+        let format = if name.ends_with("_file") { Some("path") } else { leaf.format.as_deref() };
+        match (format, value) {
             (Some("secret"), DeValue::String(text)) => Value::Hidden(Sha256::digest(text.as_bytes()).into()),
             (Some("path"), DeValue::String(text)) => {
                 let content = std::fs::read(self.base.join(text.as_ref())).ok();
@@ -199,6 +206,42 @@ impl<'d> Walk<'d, '_> {
             (_, value) => Value::Shown(shown(value)),
         }
     }
+}
+
+/// Write and execute for the group, anything for others.
+const SECRET_MODE_FORBIDDEN: u32 = 0o037;
+
+/// Files with secrets that others can read or write: the file itself if it holds passwords, and those it names. Tokens are not
+/// among them: theirs are refused (`complete`).
+fn exposed(said: &BTreeMap<String, Said>, base: &Path, file: &Path) -> Vec<Problem> {
+    let mode = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    let is_open = |path: &Path| mode(path) & SECRET_MODE_FORBIDDEN != 0;
+    let warning = |said: &Said, path: &Path, what: &str| Problem {
+        file: file.to_owned(),
+        place: said.place,
+        key: said.name.clone(),
+        message: format!(
+            "{what} \"{}\" can be read or written by others (mode {:04o})",
+            path.display(),
+            mode(path) & 0o7777
+        ),
+        advice: Some(format!("chmod 0640 \"{}\", or stricter", path.display())),
+        excerpt: None,
+    };
+    let secret = said.values().find(|said| matches!(said.value, Value::Hidden(_)));
+    let own = secret
+        .filter(|_| is_open(file))
+        .map(|said| warning(said, file, "the password stands in a file that others can see:"));
+    let named = said.values().filter_map(|said| {
+        let Value::File(name, Some(_)) = &said.value else { return None };
+        let key = said.name.rsplit('.').next().unwrap_or_default();
+        let path = base.join(name.trim_matches('"'));
+        let holds_secret = matches!(key, "key" | "password_file" | "users_file");
+        (holds_secret && is_open(&path)).then(|| warning(said, &path, "the secret in"))
+    });
+    let mut all: Vec<Problem> = own.into_iter().chain(named).collect();
+    all.sort_by_key(|problem| problem.place);
+    all
 }
 
 fn join(at: &str, name: &str) -> String {

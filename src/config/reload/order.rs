@@ -20,15 +20,19 @@ pub struct Reloaded {
     pub changed: Vec<Change>,
     /// What stays as it was until a restart.
     pub restart: Vec<RestartNeeded>,
+    /// What is not wrong, and not right either.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Display for Reloaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.changed.is_empty() && self.restart.is_empty() {
+        if self.changed.is_empty() && self.restart.is_empty() && self.warnings.is_empty() {
             return f.write_str("nothing has changed");
         }
         let changed = self.changed.iter().map(ToString::to_string);
-        let lines: Vec<String> = changed.chain(self.restart.iter().map(ToString::to_string)).collect();
+        let lines = changed.chain(self.restart.iter().map(ToString::to_string));
+        let lines: Vec<String> = lines.chain(self.warnings.iter().map(|text| format!("warning: {text}"))).collect();
         f.write_str(&lines.join("\n"))
     }
 }

@@ -17,8 +17,10 @@ a file to copy from: [howdah.reference.toml](../config/howdah.reference.toml).
   file at once, each with line and column.
 - Durations take a unit, spelled as in `postgresql.conf`: `us`, `ms`, `s`, `min`, `h`, `d`. `\"0\"` switches a limit off.
 - Paths may be relative to the directory of the file.
-- *Reload*: `live` takes effect on `SIGHUP` without dropping a client, `restart` when the daemon starts; a reload that
-  meets such a change says so and keeps what is running.
+- *Reload*: `live` takes effect on `SIGHUP`, the console's `RELOAD` and `POST /reload` without dropping a client,
+  `restart` when the daemon starts; a reload that meets such a change says so and keeps what is running.
+- A file that holds a secret (passwords, tokens, private keys) belongs to nobody but its owner and group: mode 0640 or
+  stricter. A token's file is refused otherwise; for the others `howdah check`, the start and each reload warn.
 - Where settings overlap, the user's go before the database's, and those before the ones for everybody.
 ";
 
@@ -26,6 +28,15 @@ a file to copy from: [howdah.reference.toml](../config/howdah.reference.toml).
 #[must_use]
 pub fn render_docs() -> String {
     let mut out = HEAD.to_owned();
+    let values = || root().keys.iter().filter(|key| matches!(key.shape, Shape::Value(_)));
+    if values().next().is_some() {
+        let _ = writeln!(out, "\n## At the top\n\n| key | takes | default | reload | meaning |\n|---|---|---|---|---|");
+    }
+    for key in values() {
+        if let Shape::Value(leaf) = &key.shape {
+            row(&mut out, key, leaf);
+        }
+    }
     for key in &root().keys {
         section(&mut out, "", key);
     }

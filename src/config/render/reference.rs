@@ -20,6 +20,8 @@ const HEAD: &str = "\
 #[must_use]
 pub fn render_reference() -> String {
     let mut out = HEAD.to_owned();
+    let values = root().keys.iter().filter(|key| matches!(key.shape, Shape::Value(_)));
+    keys(&mut out, "", &Table { overlay_of: None, keys: values.cloned().collect() });
     for key in &root().keys {
         section(&mut out, "", key);
     }
