@@ -4,7 +4,7 @@
 //! Not here: databases, clusters and users (`databases`).
 
 use super::Surroundings;
-use super::document::{Document, Kind, quoted};
+use super::document::{Document, Kind, quoted, quoted_list};
 use super::values::{Settings, duration, list, number};
 
 /// What stands for "no limit" where howdah wants a number.
@@ -18,6 +18,8 @@ pub(super) fn write(settings: &Settings, surroundings: Surroundings<'_>, documen
     network(settings, document);
     auth(settings, surroundings, document);
     log(settings, document);
+    stats(settings, document);
+    admin(settings, document);
 }
 
 /// Where a value is from: the key in the file, or PgBouncer's own default.
@@ -115,9 +117,7 @@ fn pool(settings: &Settings, document: &mut Document) {
             document.key(name, &number.to_string(), key);
         }
     }
-    if settings.entry("reserve_pool_timeout").is_some() {
-        time(settings, "reserve_pool_timeout", "reserve_timeout", document);
-    }
+    written(settings, "reserve_pool_timeout", "reserve_timeout", document);
 }
 
 /// `pool_size`, where 0 is no limit.
@@ -128,6 +128,13 @@ pub(super) fn size_of(size: i64) -> String {
 fn time(settings: &Settings, key: &str, name: &str, document: &mut Document) {
     let value = settings.time(key, document);
     document.key(name, &quoted(&duration(value)), &from(settings, key));
+}
+
+/// A time that is written; howdah's default is the same.
+fn written(settings: &Settings, key: &str, name: &str, document: &mut Document) {
+    if settings.entry(key).is_some() {
+        time(settings, key, name, document);
+    }
 }
 
 fn timeouts(settings: &Settings, document: &mut Document) {
@@ -143,17 +150,17 @@ fn timeouts(settings: &Settings, document: &mut Document) {
         ("server_idle_timeout", "server_idle"),
         ("cancel_wait_timeout", "cancel_wait"),
     ] {
-        time(settings, key, name, document);
+        written(settings, key, name, document);
     }
-    // a whole number there
-    let notify = u64::try_from(settings.number("query_wait_notify", document)).unwrap_or(0);
-    document.key(
-        "query_wait_notify",
-        &quoted(&duration(notify.saturating_mul(1_000_000))),
-        &from(settings, "query_wait_notify"),
-    );
-    let server_lifetime = settings.time("server_lifetime", document);
-    document.key("server_lifetime", &lifetime(server_lifetime), &from(settings, "server_lifetime"));
+    if settings.entry("query_wait_notify").is_some() {
+        // a whole number there
+        let notify = u64::try_from(settings.number("query_wait_notify", document)).unwrap_or(0);
+        document.key("query_wait_notify", &quoted(&duration(notify.saturating_mul(1_000_000))), "query_wait_notify");
+    }
+    if settings.entry("server_lifetime").is_some() {
+        let server_lifetime = settings.time("server_lifetime", document);
+        document.key("server_lifetime", &lifetime(server_lifetime), "server_lifetime");
+    }
     let delay = match settings.entry("server_check_query") {
         Some(entry) if entry.value.is_empty() => "\"0\"".to_owned(), // nothing is asked
         _ => match settings.time("server_check_delay", document) {
@@ -161,7 +168,9 @@ fn timeouts(settings: &Settings, document: &mut Document) {
             delay => quoted(&duration(delay)),
         },
     };
-    document.key("server_check_delay", &delay, &from(settings, "server_check_delay"));
+    if delay != "\"30s\"" {
+        document.key("server_check_delay", &delay, "server_check_delay, server_check_query");
+    }
     document.key("read", "\"0\"", "PgBouncer has no such limit");
     if let Some(entry) =
         settings.entry("server_check_query").filter(|entry| !matches!(entry.value.as_str(), "" | "<empty>"))
@@ -178,7 +187,7 @@ pub(super) fn lifetime(micros: u64) -> String {
 
 fn network(settings: &Settings, document: &mut Document) {
     document.table("[network]");
-    time(settings, "dns_max_ttl", "dns_ttl", document);
+    written(settings, "dns_max_ttl", "dns_ttl", document);
     time(settings, "dns_nxdomain_ttl", "dns_negative_ttl", document);
     let seconds = |seconds: i64| quoted(&duration(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000)));
     if !settings.flag("tcp_keepalive", document) {
@@ -247,17 +256,45 @@ fn auth(settings: &Settings, surroundings: Surroundings<'_>, document: &mut Docu
 }
 
 fn log(settings: &Settings, document: &mut Document) {
-    document.table("[log]");
     let connections = settings.flag("log_connections", document) || settings.flag("log_disconnections", document);
+    if connections && settings.number("verbose", document) == 0 {
+        return;
+    }
+    document.table("[log]");
     document.key("connections", if connections { "true" } else { "false" }, "log_connections, log_disconnections");
     match settings.number("verbose", document) {
         0 => {}
         1 => document.key("level", "\"debug\"", "verbose"),
         _ => document.key("level", "\"trace\"", "verbose"),
     }
-    for key in ["admin_users", "stats_users"] {
-        if let Some(entry) = settings.entry(key).filter(|entry| !entry.value.is_empty()) {
-            document.note(Kind::Todo, Some(&entry.place), key, "the console's users are not carried over yet");
+}
+
+fn stats(settings: &Settings, document: &mut Document) {
+    if settings.entry("stats_period").is_none() && settings.entry("log_stats").is_none() {
+        return;
+    }
+    document.table("[stats]");
+    if settings.entry("stats_period").is_some() {
+        let seconds = u64::try_from(settings.number("stats_period", document)).unwrap_or(0).max(1);
+        document.key("period", &quoted(&duration(seconds.saturating_mul(1_000_000))), "stats_period");
+    }
+    if settings.entry("log_stats").is_some() {
+        let log = settings.flag("log_stats", document);
+        document.key("log", if log { "true" } else { "false" }, "log_stats");
+    }
+}
+
+/// Who may use the console.
+fn admin(settings: &Settings, document: &mut Document) {
+    let lists = [("admin_users", "users"), ("stats_users", "stats_users")];
+    let named = |key: &str| settings.some(key).map(list).filter(|names| !names.is_empty());
+    if lists.iter().all(|(key, _)| named(key).is_none()) {
+        return;
+    }
+    document.table("[admin]");
+    for (key, name) in lists {
+        if let Some(names) = named(key) {
+            document.key(name, &quoted_list(&names), key);
         }
     }
 }

@@ -89,7 +89,7 @@ pub const PGBOUNCER: &[Key] = &[
     to("log_connections", "1", "log.connections"),
     to("log_disconnections", "1", "log.connections"),
     none("log_pooler_errors", "1", "what a client is refused with is always written while log.connections is on"),
-    none("log_stats", "1", "what would be in it is in the metrics and in the API"),
+    to("log_stats", "1", "stats.log"),
     none("logfile", "", STDERR),
     none("login_notify_message", "", "there is no notice at login"),
     to("max_client_conn", "100", "limits.max_client_connections"),
@@ -148,7 +148,7 @@ pub const PGBOUNCER: &[Key] = &[
     to("server_tls_sslmode", "prefer", "clusters.NAME.nodes.tls.mode"),
     none("service_name", "pgbouncer", "the name of the systemd unit tells processes apart"),
     none("so_reuseport", "0", "one process uses as many cores as limits.workers says"),
-    none("stats_period", "60", "counters are totals, from which Prometheus makes averages over any time"),
+    to("stats_period", "60", "stats.period"),
     to("stats_users", "", "admin.stats_users"),
     none(
         "suspend_timeout",
