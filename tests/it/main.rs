@@ -29,6 +29,7 @@ mod faults;
 mod foreign;
 mod harness;
 mod hidden;
+mod import;
 mod in_vain;
 mod leaks;
 mod limits;
