@@ -164,7 +164,8 @@ impl Coordinators {
         let (to_store, records) = mpsc::unbounded_channel();
         let keeper =
             Keeper { store: Arc::clone(&self.store.0), ledger: Arc::clone(&self.ledger), cluster: name.clone() };
-        tokio::spawn(keeper.run(records, inputs_in));
+        let last = record.as_ref().map_or(0, |record| record.generation);
+        tokio::spawn(keeper.run(last, records, inputs_in));
         let shown = Arc::<ArcSwap<Explanation>>::default();
         let coordinator = Coordinator {
             cluster: name.clone(),
@@ -249,10 +250,17 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(self, mut records: mpsc::UnboundedReceiver<Record>, inputs: mpsc::UnboundedSender<Input>) {
+    /// `last`: the generation that is stored.
+    async fn run(
+        self,
+        mut last: u64,
+        mut records: mpsc::UnboundedReceiver<Record>,
+        inputs: mpsc::UnboundedSender<Input>,
+    ) {
         while let Some(record) = records.recv().await {
-            let input = match self.store.save(&self.cluster, &record).await {
+            let input = match self.store.save(&self.cluster, last, &record).await {
                 Ok(()) => {
+                    last = record.generation;
                     self.ledger.stored(&self.cluster, wall_ms(), &record);
                     Input::Stored(record.generation)
                 }

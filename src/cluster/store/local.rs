@@ -68,11 +68,10 @@ fn load(path: &Path) -> Result<Option<Record>, StoreError> {
     }
 }
 
-fn save(path: &Path, record: &Record) -> Result<(), StoreError> {
+fn save(path: &Path, last: u64, record: &Record) -> Result<(), StoreError> {
     let found = load(path)?.map_or(0, |record| record.generation);
-    let expected = record.generation.saturating_sub(1);
-    if found != expected {
-        return Err(StoreError::Moved { found, expected });
+    if !(last..record.generation).contains(&found) {
+        return Err(StoreError::Moved { found, expected: last });
     }
     let mut text = serde_json::to_vec_pretty(record)
         .map_err(|source| StoreError::Unreadable { path: path.display().to_string(), source })?;
@@ -99,12 +98,12 @@ impl Store for LocalStore {
         })
     }
 
-    fn save<'a>(&'a self, cluster: &'a str, record: &'a Record) -> Stored<'a, ()> {
+    fn save<'a>(&'a self, cluster: &'a str, last: u64, record: &'a Record) -> Stored<'a, ()> {
         let (path, record) = (self.path(cluster), record.clone());
         Box::pin(async move {
             self.ready()?;
             // a disk that hangs must not take everything else along
-            let saved = tokio::task::spawn_blocking(move || save(&path, &record)).await;
+            let saved = tokio::task::spawn_blocking(move || save(&path, last, &record)).await;
             saved.unwrap_or_else(|panic| {
                 Err(StoreError::Io { what: "write", path: String::new(), source: io::Error::other(panic) })
             })
@@ -123,17 +122,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_record_is_what_was_written_last_and_only_the_next_generation_replaces_it() {
+    async fn a_record_is_what_was_written_last_and_only_who_knows_that_one_replaces_it() {
         let directory = tempfile::tempdir().unwrap();
         let store = LocalStore::at(directory.path());
         assert_eq!(store.load("main").await.unwrap(), None);
-        store.save("main", &record(1, 5)).await.unwrap();
-        store.save("main", &record(2, 6)).await.unwrap();
+        store.save("main", 0, &record(1, 5)).await.unwrap();
+        store.save("main", 1, &record(2, 6)).await.unwrap();
         assert_eq!(store.load("main").await.unwrap(), Some(record(2, 6)));
-        for wrong in [1, 2, 4] {
-            assert!(matches!(store.save("main", &record(wrong, 9)).await, Err(StoreError::Moved { .. })), "{wrong}");
+        for (last, wrong) in [(0, 1), (1, 2), (3, 4), (2, 2)] {
+            let refused = store.save("main", last, &record(wrong, 9)).await;
+            assert!(matches!(refused, Err(StoreError::Moved { .. })), "{wrong} after {last}");
         }
         assert_eq!(store.load("main").await.unwrap(), Some(record(2, 6)));
+    }
+
+    #[tokio::test]
+    async fn after_a_record_that_could_not_be_stored_the_next_one_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::at(directory.path());
+        store.save("main", 0, &record(1, 5)).await.unwrap();
+        // a disk without room, for a while
+        std::os::unix::fs::symlink("/dev/full", directory.path().join("main.json.new")).unwrap();
+        for generation in 2..5 {
+            let failed = store.save("main", 1, &record(generation, 6)).await;
+            assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+        }
+        assert_eq!(store.load("main").await.unwrap(), Some(record(1, 5)));
+        fs::remove_file(directory.path().join("main.json.new")).unwrap();
+        store.save("main", 1, &record(5, 6)).await.unwrap();
+        // this one is there, and its writer was told that it is not
+        store.save("main", 1, &record(6, 6)).await.unwrap();
+        assert_eq!(store.load("main").await.unwrap(), Some(record(6, 6)));
     }
 
     #[tokio::test]
@@ -145,7 +164,7 @@ mod tests {
         assert!(matches!(second.load("main").await, Err(StoreError::InUse(_))));
         fs::write(store.path("main"), "{ torn").unwrap();
         assert!(matches!(store.load("main").await, Err(StoreError::Unreadable { .. })));
-        assert!(matches!(store.save("main", &record(1, 1)).await, Err(StoreError::Unreadable { .. })));
+        assert!(matches!(store.save("main", 0, &record(1, 1)).await, Err(StoreError::Unreadable { .. })));
         drop(store);
         assert!(matches!(second.load("main").await, Err(StoreError::Unreadable { .. })));
     }

@@ -3,7 +3,8 @@
 //! - `local`: a file, fsynced; one daemon
 //!
 //! Knows records, not their meaning. Writing is compare-and-set by generation, so that a store that several daemons share can stand
-//! behind the same trait.
+//! behind the same trait. Generations grow, and are never used twice: of a record whose storing has failed nobody knows whether it
+//! is there after all, and the next one has another number.
 
 mod local;
 
@@ -22,11 +23,13 @@ pub trait Store: Send + Sync {
     /// The record of a cluster; `None` when there never was one.
     fn load<'a>(&'a self, cluster: &'a str) -> Stored<'a, Option<Record>>;
 
-    /// Replaces the record of the generation before this one, for good: it survives a power cut when this returns.
+    /// Replaces the record of generation `last`, the last one that its writer has read or knows to be stored (0: there was none), for
+    /// good: it survives a power cut when this returns. Between the two may be generations that this writer could not store, as
+    /// far as it was told.
     ///
     /// # Errors
     /// [`StoreError::Moved`] when another one is there; then nothing has changed.
-    fn save<'a>(&'a self, cluster: &'a str, record: &'a Record) -> Stored<'a, ()>;
+    fn save<'a>(&'a self, cluster: &'a str, last: u64, record: &'a Record) -> Stored<'a, ()>;
 }
 
 /// Why a record cannot be read or written. The fault is the operator's, or the disk's.
