@@ -208,7 +208,17 @@ impl Record {
         self.job.state = state;
         self.job.ended_ms = Some(now_ms);
         if state == JobState::Failed {
-            self.job.failure = self.turned.clone();
+            self.job.failure = self.turned.clone().map(|failure| self.as_it_stands(failure));
+        }
+    }
+
+    /// A server that was told to become the primary may become it at any later moment. Whoever hears of such a failure must not
+    /// take it for undone: it would let the server's promise to stay a standby count, which it cannot keep.
+    fn as_it_stands(&self, failure: Failure) -> Failure {
+        let promotes = matches!(self.job.order.directive, crate::directive::Directive::Promote { .. });
+        match self.passed && promotes && failure.code != Code::NotUndone {
+            true => Failure::new(Code::NotUndone, format!("{}; it may still become the primary", failure.text)),
+            false => failure,
         }
     }
 
@@ -406,6 +416,23 @@ mod tests {
             assert_eq!(found(promote(), now.clone()), Next::End(JobState::Failed), "{now:?}");
             assert_eq!(found(Directive::Restart { primary: true }, now.clone()), Next::End(JobState::Failed));
             assert_eq!(found(Directive::Fence, now), Next::Again(0));
+        }
+    }
+
+    #[test]
+    fn a_promotion_that_was_given_up_is_not_told_as_undone() {
+        for (no_return, code) in [(true, Code::NotUndone), (false, Code::TimedOut)] {
+            let mut record = Record::new(order(Directive::Promote { slots: Vec::new() }, 1), 0);
+            record.begin("promote", Value::Null, no_return, 0);
+            for _ in 0..TRIES_MAX {
+                record.failed(0, Failure::new(Code::TimedOut, "too long"), 0);
+            }
+            if !no_return {
+                record.undone(0, 0);
+            }
+            assert_eq!(record.next(1), Next::End(JobState::Failed));
+            record.finish(JobState::Failed, 0);
+            assert_eq!(record.job.failure.unwrap().code, code);
         }
     }
 

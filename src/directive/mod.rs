@@ -412,7 +412,7 @@ pub enum Code {
     TimedOut,
     /// The agent ended in the middle, and has undone it.
     Interrupted,
-    /// What was done could not be undone: a person has to look.
+    /// What was done could not be undone: a person has to look. Of a promotion: it may still come to its end by itself.
     NotUndone,
     /// A defect of howdah's.
     Internal,

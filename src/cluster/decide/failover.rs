@@ -73,7 +73,8 @@ impl Decider {
             return self.promote_where_it_is(&node, cause);
         }
         let tries = self.op.trials.get(&(node.clone(), "restart")).map_or(0, |trial| trial.count);
-        let order = if tries == 0 { id } else { format!("{id}.{tries}") };
+        // another number in each life: what was tried in the last one has failed already, and is no try of this one
+        let order = if tries == 0 { id } else { format!("{id}.{}.{tries}", self.life) };
         let failure = match self.progress(&node, &order) {
             Progress::None => {
                 self.restarts.push(self.now);
@@ -440,7 +441,9 @@ impl Decider {
             Progress::Done(job) => self.promoted(&from, &to, epoch, planned, cause, &job),
             Progress::Failed(failure) if self.is_old_story(&failure) => self.forget(&failure.text),
             Progress::Failed(failure) => {
-                let undone = !matches!(failure.code, Code::NotUndone | Code::Internal);
+                // what took too long or was interrupted may go on by itself
+                let open = [Code::NotUndone, Code::Internal, Code::TimedOut, Code::Interrupted];
+                let undone = !open.contains(&failure.code);
                 self.next_candidate(&to, &format!("\"{to}\" could not be promoted: {failure}"), undone, planned);
             }
             Progress::Running if self.word(&to).is_none() => {
