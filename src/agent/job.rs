@@ -226,7 +226,16 @@ impl Engine {
         epochs.promise().after(order.epoch, &order.coordinator)?;
         self.free_for(&order)?;
         let plan = self.plan(&order)?;
-        epochs.take(order.epoch, &order.coordinator).await?;
+        match epochs.take(order.epoch, &order.coordinator).await {
+            Err(full)
+                if full.code == Code::DiskFull
+                    && order.directive == Directive::Fence
+                    && self.journal.give_up_reserve() =>
+            {
+                epochs.take(order.epoch, &order.coordinator).await?;
+            }
+            taken => taken?,
+        }
         self.promise.send_replace(epochs.promise().clone());
         let record = Record::new(order.clone(), now_ms());
         self.journal.write(&record).await?;

@@ -4,8 +4,8 @@
 //! Invariant: at most one job in here has not ended, because none is taken before the end of the last one is on the disk
 //! ([`job`](super::job)). Else an old job that a later life of the agent undoes could undo what a newer one has done.
 //!
-//! A small file of zeros is kept beside it and given up when the disk is full: for records of a fence, and for those that lead to a
-//! job's end. All others fail then, before their step begins.
+//! A small file of zeros is kept beside it and given up when the disk is full: for records of a fence and the epoch it comes with, and
+//! for those that lead to a job's end. All others fail then, before their step begins.
 
 use std::fs;
 use std::io;
@@ -78,6 +78,16 @@ impl Journal {
         }
     }
 
+    /// Makes room on a disk that is full, once; whether it has.
+    #[must_use]
+    pub fn give_up_reserve(&self) -> bool {
+        let given_up = fs::remove_file(&self.reserve).is_ok();
+        if given_up {
+            tracing::warn!("the disk of state_directory is full: the reserve is used up");
+        }
+        given_up
+    }
+
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.json"))
     }
@@ -96,8 +106,7 @@ impl Journal {
         let may_use_reserve =
             record.job.order.directive == Directive::Fence || record.turned.is_some() || record.job.state.is_terminal();
         match durable::write(path.clone(), text.clone()).await {
-            Err(full) if full.code == Code::DiskFull && may_use_reserve && fs::remove_file(&self.reserve).is_ok() => {
-                tracing::warn!("the disk of state_directory is full: the reserve is used up");
+            Err(full) if full.code == Code::DiskFull && may_use_reserve && self.give_up_reserve() => {
                 durable::write(path, text).await
             }
             written => written,
