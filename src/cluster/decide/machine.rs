@@ -60,7 +60,7 @@ pub struct Decider {
     /// What this node's agent says counts when it knows of this job, or from then on: an older word of its may still be on its way.
     trusted: Option<(NodeName, String, Duration)>,
     /// Another number for each life of the daemon, and a count in it: for orders that belong to no operation.
-    life: u64,
+    pub(super) life: u64,
     serial: u64,
     pub(super) wall_ms: u64,
     pub(super) now: Duration,
@@ -77,6 +77,8 @@ pub(super) struct Pending {
     to: Stage,
     again_at: Duration,
     replies: Vec<(u64, Accepted)>,
+    /// What is told then: nobody reads of something that does not happen.
+    told: Vec<Output>,
     /// What is ordered then.
     order: Option<(NodeName, String, Directive)>,
 }
@@ -365,7 +367,9 @@ impl Decider {
         }
         let again_at = self.now.saturating_add(Duration::from_secs(5));
         let generation = self.record.generation;
-        self.pending = Some(Pending { generation, to, again_at, replies: Vec::new(), order: None });
+        let (told, out) = std::mem::take(&mut self.out).into_iter().partition(|it| matches!(it, Output::Tell(_)));
+        self.out = out;
+        self.pending = Some(Pending { generation, to, again_at, replies: Vec::new(), told, order: None });
         self.out.push(Output::Store(Box::new(self.record.clone())));
     }
 
@@ -387,6 +391,7 @@ impl Decider {
         for (id, accepted) in pending.replies {
             self.out.push(Output::Reply(id, Ok(accepted)));
         }
+        self.out.extend(pending.told);
         self.go(pending.to);
         if let Some((node, id, directive)) = pending.order {
             self.order(&node, self.record.epoch, id, directive);
