@@ -93,7 +93,7 @@ failover-bench:
 
 fence:
 	@scripts/need rust postgres
-	$(CARGO) bench --bench failover -- --runs $(FENCE_RUNS) kill-with-orphans
+	HOWDAH_FENCE_RUNS=$(FENCE_RUNS) $(CARGO) test --test it fencing:: -- --nocapture
 
 fuzz:
 	@scripts/need rust fuzz

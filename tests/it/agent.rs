@@ -24,17 +24,17 @@ use super::support::tls::Authority;
 use super::support::{Cluster, Node, Signal, binary, builder, eventually, free_port, poll, shared};
 
 /// For anything that should happen soon, on a machine that has other things to do.
-const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// A node with its agent.
-struct Pair {
+pub(crate) struct Pair {
     agent: Agent,
     cluster: Cluster,
 }
 
 impl Pair {
     #[track_caller]
-    fn beside(cluster: Cluster, node: &str) -> Self {
+    pub(crate) fn beside(cluster: Cluster, node: &str) -> Self {
         let agent = Agent::start(cluster.find(node).unwrap(), "main", binary(), "").unwrap();
         agent.wait_ready().unwrap();
         Self { agent, cluster }
@@ -44,7 +44,7 @@ impl Pair {
         Self::beside(builder().prefix("howdah-agent").start().unwrap(), "a")
     }
 
-    fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         self.cluster.find(self.agent.node()).unwrap()
     }
 
@@ -59,7 +59,7 @@ impl Pair {
         serde_json::from_str(&body).unwrap()
     }
 
-    fn order(&self, id: &str, epoch: u64, directive: Directive) -> Order {
+    pub(crate) fn order(&self, id: &str, epoch: u64, directive: Directive) -> Order {
         Order {
             id: id.into(),
             cluster: "main".into(),
@@ -98,7 +98,7 @@ impl Pair {
     }
 
     #[track_caller]
-    fn completed(&self, order: &Order) -> Job {
+    pub(crate) fn completed(&self, order: &Order) -> Job {
         self.take(order);
         let job = self.ended(&order.id);
         assert_eq!(job.state, JobState::Completed, "{job:#?}\n{}", self.agent.log_tail(30));
@@ -361,6 +361,9 @@ fn a_fence_waits_for_no_job() {
     stop_receiver(node);
     pair.take(&pair.order("freeze", 1, Directive::Freeze));
     eventually("it is in the middle", BOUND, || std::fs::read_to_string(&auto_conf).unwrap() != before);
+    // anything else is refused while a job runs
+    let (status, failure) = pair.refused(&pair.order("second", 1, Directive::Checkpoint));
+    assert_eq!((status, failure.code), (409, Code::Busy), "{failure}");
     pair.completed(&pair.order("fence", 2, Directive::Fence));
     assert!(node.processes().is_empty());
     let freeze = pair.ended("freeze");

@@ -3,9 +3,12 @@
 //! Each test says what must hold: who may be promoted and who not, what clients may be told, that all is well again afterwards
 //! without a human.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use howdah::demo::checker::Verdict;
+use howdah::demo::scratch::Scratch;
+use howdah::directive::JobState;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::managed::{lent, managed};
@@ -87,30 +90,6 @@ fn a_frozen_walsender_is_no_failure_of_the_primary_and_all_frozen_processes_are(
 }
 
 #[test]
-fn the_daemon_is_killed_at_any_moment_of_a_failover_and_the_next_one_goes_on() {
-    let mut lent = lent();
-    let managed = lent.as_mut().unwrap();
-    for offset in [0, 40, 100, 200, 400] {
-        managed.forget();
-        let (old, epoch) = (managed.settled(), managed.epoch());
-        assert!(managed.node(&old).signal(Signal::KILL));
-        std::thread::sleep(Duration::from_millis(offset));
-        managed.kill_daemon();
-        let intent = std::fs::read_dir(managed.store()).into_iter().flatten().filter_map(Result::ok);
-        let intent: String = intent.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect();
-        let intent = intent.split("\"intent\":").last().map_or("", |rest| rest.split('}').next().unwrap_or_default());
-        println!(
-            "killed {offset} ms after the primary, with the intent {}",
-            intent.chars().take(80).collect::<String>()
-        );
-        managed.start_daemon_unready();
-        managed.settled();
-        let (new, after) = (managed.settled(), managed.epoch());
-        assert!(after == epoch + u64::from(new != old), "{old} in {epoch}, then {new} in {after}");
-    }
-}
-
-#[test]
 fn an_agent_is_killed_at_any_moment_of_a_failover_and_all_is_well_in_the_end() {
     let mut lent = lent();
     let managed = lent.as_mut().unwrap();
@@ -129,6 +108,50 @@ fn an_agent_is_killed_at_any_moment_of_a_failover_and_all_is_well_in_the_end() {
         assert!(checker.window(mark).servers.len() <= 2, "{:?}", checker.window(mark).servers);
         honest(&managed.judged(checker));
     }
+}
+
+#[test]
+fn a_promotion_that_hangs_is_given_up_and_another_is_promoted_that_the_first_one_never_meets() {
+    // the first one whose recovery ends stops there, in the middle of its promotion
+    let scratch = Scratch::new("howdah-hangs").unwrap();
+    std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let stops = format!("mkdir {}/first 2>/dev/null && kill -STOP $PPID || true", scratch.path().display());
+    let managed = managed()
+        .failover("restart_if = \"0\"")
+        .setting("recovery_end_command", &stops)
+        .agents("[jobs]\nstep_timeout = \"3s\"")
+        .start();
+    crate::support::drill::prepare(&managed);
+    let (old, epoch) = (managed.settled(), managed.epoch());
+    let checker = managed.load();
+    let mark = checker.mark();
+    managed.node(&old).signal(Signal::KILL);
+    managed.served_again(&checker, mark);
+    let new = managed.settled();
+    assert!(scratch.path().join("first").exists(), "nothing has hung");
+    let third = managed.cluster().nodes().iter().map(Node::name).find(|name| *name != old && *name != new).unwrap();
+    let promotions = |node: &str| -> Vec<(u64, JobState)> {
+        let jobs = managed.jobs(node).into_iter().filter(|job| job.order.directive.name() == "promote");
+        jobs.map(|job| (job.order.epoch.0, job.state)).collect()
+    };
+    println!(
+        "{old} in {epoch}; {third}: {:?}; {new} in {}: {:?}",
+        promotions(third),
+        managed.epoch(),
+        promotions(&new)
+    );
+    let in_vain = promotions(third).into_iter().find(|(of, _)| *of > epoch).expect("a promotion in vain");
+    let done = promotions(&new).into_iter().find(|(_, state)| *state == JobState::Completed).expect("a promotion");
+    assert!(in_vain.0 < done.0 && in_vain.1 != JobState::Completed, "{in_vain:?} {done:?}");
+    assert_eq!(managed.epoch(), done.0);
+    // proven by a fence: its word would not have been worth anything
+    let fence = managed.jobs(third).into_iter().find(|job| job.order.directive.name() == "fence").expect("a fence");
+    assert_eq!((fence.order.epoch.0, fence.metadata["proof"].as_str()), (done.0, "no-process"));
+    // nothing was ever acknowledged by the one that hung
+    let port = i32::from(managed.node(third).port());
+    let window = checker.window(mark);
+    assert!(window.servers.len() <= 2 && !window.servers.contains(&port), "{window:?}");
+    honest(&managed.judged(checker));
 }
 
 #[test]

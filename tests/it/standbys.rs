@@ -133,7 +133,7 @@ pub(crate) fn watched(nodes: &[&Node], lag_interval: Duration, max_lag: u64) -> 
 }
 
 /// A primary and two standbys for one test after the other: each leaves it as it was.
-fn shared_three() -> MutexGuard<'static, Cluster> {
+pub(crate) fn shared_three() -> MutexGuard<'static, Cluster> {
     static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
     SHARED.get_or_init(|| Mutex::new(three())).lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -248,9 +248,15 @@ impl Managed {
     /// Starts the daemon, where it was; does not wait.
     #[track_caller]
     pub fn start_daemon_unready(&mut self) {
+        self.start_daemon_with(&[]);
+    }
+
+    /// [`Self::start_daemon_unready`], with variables in the environment of this one life.
+    #[track_caller]
+    pub fn start_daemon_with(&mut self, environment: &[(&str, &Path)]) {
         self.howdah = None; // the ports are free then
         let mut command = std::process::Command::new(&self.binary);
-        command.envs(&self.environment);
+        command.envs(&self.environment).envs(environment.iter().copied());
         self.howdah = Some(Howdah::start_command(command, &self.toml(None), self.port, self.http_port));
     }
 
@@ -275,9 +281,16 @@ impl Managed {
     /// The daemon forgets its record, as with a new disk: it learns from the agents who is the primary, and of no failover before.
     #[track_caller]
     pub fn forget(&mut self) {
+        self.forget_with(&[]);
+    }
+
+    /// [`Self::forget`], with variables in the environment of the life that begins.
+    #[track_caller]
+    pub fn forget_with(&mut self, environment: &[(&str, &Path)]) {
         self.kill_daemon();
         let _ = std::fs::remove_dir_all(self.store());
-        self.start_daemon();
+        self.start_daemon_with(environment);
+        self.howdah().wait_ready();
         self.settled();
     }
 
@@ -294,6 +307,11 @@ impl Managed {
         let path = format!("/clusters/main/{command}");
         let (status, body) = http_post(self.http_port, &path, body).expect("an answer of the API");
         (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}")))
+    }
+
+    /// [`Self::ask`] of a daemon that may be gone before it answers.
+    pub fn try_ask(&self, command: &str, body: &str) -> Option<u16> {
+        Some(http_post(self.http_port, &format!("/clusters/main/{command}"), body)?.0)
     }
 
     /// Looks at something: `GET /clusters/main/PATH`.

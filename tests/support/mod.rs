@@ -11,6 +11,7 @@ pub mod drill;
 pub mod managed;
 pub mod orphans;
 pub mod random;
+pub mod room;
 pub mod script;
 pub mod tls;
 pub mod wire;
@@ -284,6 +285,11 @@ impl Howdah {
     /// `kill -9`, and waits for the end.
     pub fn kill(&self) {
         self.process.kill().unwrap();
+    }
+
+    /// Whether it has ended, in whatever way.
+    pub fn has_ended(&self) -> bool {
+        self.process.ended().is_some()
     }
 
     /// Waits for its end.
