@@ -73,6 +73,7 @@ impl Daemon {
                 Ok(said)
             }
             Err(problems) => {
+                self.shared.incidents.reloaded(false);
                 tracing::error!(config, by, "reload refused, nothing has changed:\n{problems:#}");
                 Err(NotReloaded::Problems(problems))
             }

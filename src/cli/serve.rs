@@ -23,8 +23,7 @@ use super::managed::managed;
 use super::reload::Daemon;
 use super::window::Window;
 use crate::admin::Access;
-use crate::admin::http::{ClientStates, DaemonFacts, HttpAddress, HttpListener, PoolRow, RoutingRow, Sources, Survey};
-use crate::admin::http::{DaemonFacts, PoolRow, RoutingRow, Sources, Survey};
+use crate::admin::http::{ClientStates, DaemonFacts, PoolRow, RoutingRow, Sources, Survey};
 use crate::catalog::{HiddenCatalog, Lookup, Monitor, Verifiers, WatchedCluster, WatchedNode};
 use crate::cluster::store::LocalStore;
 use crate::cluster::{Coordinators, Watch, watch};
@@ -33,7 +32,6 @@ use crate::config::{self, Config};
 use crate::console::{self, Console};
 use crate::net::dial::Dialer;
 use crate::net::listen::handed::Handed;
-use crate::proxy::accept::Door;
 use crate::proxy::client::Standing;
 use crate::proxy::orders::OrderError;
 use crate::proxy::orders::daemon::{Ask, Shutdown};
@@ -228,64 +226,6 @@ fn spawn_workers(
     Ok((Rc::new(gates), threads))
 }
 
-/// Reads the file again and applies it, or the change of what is in force; or says why not and changes nothing.
-fn reload(
-    args: &ServeArgs,
-    shared: &Arc<Shared>,
-    monitor: &Arc<Watch>,
-    coordinators: &Arc<Coordinators>,
-    dialer: &Arc<Dialer>,
-    log_level: &LogLevel,
-    change: Option<Change>,
-) -> Result<(), String> {
-    let reloading = sd_notify::NotifyState::monotonic_usec_now().map(|now| [sd_notify::NotifyState::Reloading, now]);
-    let _ = reloading.and_then(|reloading| sd_notify::notify(&reloading)); // Type=notify-reload wants the time as well
-    let before = shared.running();
-    let loaded = match change {
-        None => config::load(&args.config).map_err(anyhow::Error::from),
-        Some(change) => {
-            let mut config = before.config.clone();
-            change(&mut config).map(|()| config).map_err(anyhow::Error::msg)
-        }
-    };
-    let prepared = loaded.and_then(|mut config| {
-        let changes = config::compare(&before.config, &config);
-        config::keep_bound(&before.config, &mut config);
-        let managed = managed(&config)?;
-        Ok((changes, managed, Running::new(config, dialer)?))
-    });
-    let outcome = match prepared {
-        Ok((changes, managed, running)) => {
-            for change in changes {
-                tracing::warn!(%change, "reload: takes effect at the next start");
-            }
-            let _ = log_level.reload(filter(&running.config)); // fails only once the subscriber is gone
-            dialer.reload(&running.config.network);
-            let clusters = watched(&running);
-            shared.catalog.replace(clusters.clone(), lookup(&running.config));
-            shared.hidden.replace(clusters.clone());
-            monitor.replace(clusters);
-            let coordinators = Arc::clone(coordinators);
-            tokio::spawn(async move {
-                if let Err(error) = coordinators.replace(managed).await {
-                    tracing::error!(%error, "a coordinator could not take over");
-                }
-            });
-            shared.reload(running);
-            tracing::info!(config = %args.config.display(), "reloaded");
-            Ok(())
-        }
-        Err(problems) => {
-            shared.incidents.reloaded(false);
-            tracing::error!(config = %args.config.display(), "reload refused, nothing has changed:\n{problems:#}");
-            Err(format!("{problems:#}"))
-        }
-    };
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    outcome
-}
-
-fn watched(running: &Running) -> Vec<WatchedCluster> {
 pub(super) fn watched(running: &Running) -> Vec<WatchedCluster> {
     let clusters = running.config.clusters.iter().map(|(name, cluster)| {
         let nodes = cluster.nodes.iter().filter_map(|node| {
@@ -365,15 +305,6 @@ fn sources(
         panics: Arc::new(move || panicked.panics()),
         statistics: Arc::new(move || tallied.statistics()),
         statements: Arc::new(move || followed.statements()),
-        daemon: Arc::new(move || DaemonFacts {
-            uptime_us: described.now_us(),
-            workers: described.workers,
-            generation: described.generation(),
-            clients_max: described.running().config.limits.max_client_connections,
-            reloads: described.incidents.reloads(),
-            cancels: described.incidents.cancels(),
-            server_logins: described.incidents.server_logins(),
-        }),
         daemon: Arc::new(move || facts(&described)),
         survey: Some(Arc::new(Survey::new(
             Arc::clone(&shared.board),
