@@ -165,9 +165,16 @@ pub struct ServerFacts {
     /// What its login has set as `application_name`.
     pub application_name: Arc<str>,
     round: Arc<Round>,
+    prepared: AtomicU32,
 }
 
 impl ServerFacts {
+    /// How many statements are prepared on it.
+    #[must_use]
+    pub fn prepared(&self) -> u32 {
+        self.prepared.load(Ordering::Relaxed)
+    }
+
     /// Whether it is closed as soon as nobody uses it. PgBouncer: `close_needed`.
     #[must_use]
     pub fn close_needed(&self) -> bool {
@@ -193,12 +200,19 @@ impl Drop for ClientEntry {
 #[derive(Debug)]
 pub struct ServerEntry {
     shared: Arc<Shared>,
-    id: u64,
+    facts: Arc<ServerFacts>,
+}
+
+impl ServerEntry {
+    /// See [`ServerFacts::prepared`].
+    pub fn set_prepared(&self, statements: usize) {
+        self.facts.prepared.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
 }
 
 impl Drop for ServerEntry {
     fn drop(&mut self) {
-        self.shared.roster.servers.lock().remove(&self.id);
+        self.shared.roster.servers.lock().remove(&self.facts.id);
     }
 }
 
@@ -259,9 +273,11 @@ impl Roster {
             connected: SystemTime::now(),
             application_name: application_name(startup),
             round: Arc::clone(round),
+            prepared: AtomicU32::new(0),
         };
-        roster.servers.lock().insert(id, Arc::new(facts));
-        ServerEntry { shared: Arc::clone(shared), id }
+        let facts = Arc::new(facts);
+        roster.servers.lock().insert(id, Arc::clone(&facts));
+        ServerEntry { shared: Arc::clone(shared), facts }
     }
 
     /// All clients that have logged in, in the order in which they came.

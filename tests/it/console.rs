@@ -233,6 +233,7 @@ fn what_is_shown_is_what_postgresql_says() {
     drop(idle);
     eventually("who has gone is not shown", SOON, || number(&pool(&mut boss), "cl_active") == 3);
     one.query("SET application_name = 'renamed'");
+    two.query("BEGIN"); // so that there is one server for the next two
     one.send(&[wire::parse("named", "SELECT 1", &[]), wire::sync()].concat());
     one.read_until_ready();
     eventually("its new name is shown, and what it has prepared", SOON, || {
@@ -240,6 +241,15 @@ fn what_is_shown_is_what_postgresql_says() {
         let renamed = clients.iter().find(|row| cell(row, "application_name") == "renamed");
         renamed.is_some_and(|row| number(row, "prepared_statements") == 1)
     });
+    one.query("BEGIN");
+    assert_eq!(boss.query_short(&format!("RECONNECT {}", tenant.name)), ["C:RECONNECT", "Z:I"]);
+    let servers = show(&mut boss, "SHOW SERVERS");
+    let active: Vec<_> = servers.iter().filter(|row| cell(row, "state") == "active").collect();
+    assert_eq!(active.iter().map(|row| number(row, "close_needed")).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(active.iter().map(|row| number(row, "prepared_statements")).sum::<i64>(), 1);
+    one.query("COMMIT");
+    two.query("COMMIT");
+    assert_eq!(boss.query_short("WAIT_CLOSE"), ["C:WAIT_CLOSE", "Z:I"]);
 }
 
 /// What prometheus-community/pgbouncer_exporter asks, and the columns it reads.

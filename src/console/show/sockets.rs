@@ -176,7 +176,7 @@ fn server_line(scene: &Scene, server: &Arc<ServerFacts>, state: &str) -> Row {
         link: scene.client_of(server).map(client_ptr).unwrap_or_default(),
         remote_pid: server.identity.pid,
         application_name: &server.application_name,
-        prepared: 0,
+        prepared: server.prepared(),
         id: server.id,
     }
     .row()

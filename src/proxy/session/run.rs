@@ -141,6 +141,9 @@ impl Session {
         self.names.leave_server();
         if self.names.is_used() {
             self.presence.entry.facts.set_prepared(self.names.len());
+            if let Some(entry) = &server.entry {
+                entry.set_prepared(server.prepared.len());
+            }
         }
         loan.server = Some(server);
         loan.relayed = false;
