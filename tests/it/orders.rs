@@ -213,11 +213,13 @@ fn kill_drops_a_databases_clients_and_servers_and_kill_client_drops_one() {
     }
     eventually("no server is left", SOON, || servers(&tenant).is_empty());
     assert_eq!(bystander.value("SELECT 1"), "1");
-    let mut next = howdah.login(&tenant);
-    next.send(&wire::query("SELECT 1"));
-    next.expect_silence(Duration::from_millis(200));
-    assert_eq!(order(&mut console, &format!("RESUME {}", tenant.name)), "RESUME");
-    assert_eq!(wire::first_column(&next.read_until_ready()), ["1"]);
+    thread::scope(|scope| {
+        let next = scope.spawn(|| howdah.login(&tenant).value("SELECT 1"));
+        thread::sleep(Duration::from_millis(200));
+        assert!(!next.is_finished(), "it is paused");
+        assert_eq!(order(&mut console, &format!("RESUME {}", tenant.name)), "RESUME");
+        assert_eq!(next.join().unwrap(), "1");
+    });
 }
 
 #[test]
@@ -287,6 +289,7 @@ fn a_setting_holds_until_the_next_reload_and_a_reload_that_fails_says_so() {
     assert_eq!(order(&mut console, "SET default_pool_size = 2"), "SET default_pool_size=2");
     assert_eq!(wire::first_column(&second.read_until_ready()), ["1"]);
     assert_eq!(order(&mut console, "RELOAD"), "RELOAD");
+    eventually("what is too much is closed", SOON, || connection_count(shared().primary(), &tenant.name) == 1);
     second.send(&wire::query("SELECT 1"));
     second.expect_silence(Duration::from_millis(200));
     first.query("COMMIT");
