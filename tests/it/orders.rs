@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use howdah::demo::scratch::Scratch;
 
+use crate::support::managed::lent;
 use crate::support::wire::{self, Client};
 use crate::support::{
     Howdah, SOON, Signal, StopMode, Tenant, builder, config, connection_count, eventually, free_port, shared,
@@ -408,4 +409,43 @@ fn paused_clients_outlive_a_restart_of_their_server() {
     cluster.primary().start().unwrap();
     assert_eq!(order(&mut console, "RESUME"), "RESUME");
     assert_eq!(wire::short(&client.read_until_ready()), ["C:INSERT 0 1", "Z:I"]);
+}
+
+#[test]
+fn a_cluster_is_operated_from_the_console() {
+    let lent = lent();
+    let managed = lent.as_ref().unwrap();
+    let old = managed.settled();
+    let new = managed.cluster().nodes().iter().map(|node| node.name()).find(|name| *name != old).unwrap().to_owned();
+    let first = managed.cluster().primary();
+    let open = |database: &str| {
+        let mut console = managed.howdah().wire();
+        console.login(first.superuser(), first.password(), database);
+        console
+    };
+    let mut console = open("howdah");
+    let text = format!("SWITCHOVER TO {new}");
+    assert_eq!(order(&mut open("pgbouncer"), &text), format!("42601 invalid command '{text}', use SHOW HELP;"));
+    assert_eq!(order(&mut console, "MAINTENANCE ON"), "MAINTENANCE");
+    assert_eq!(managed.main()["paused"], true, "{}", managed.report());
+    assert_eq!(order(&mut console, "MAINTENANCE OFF IN main"), "MAINTENANCE");
+    assert_eq!(managed.main()["paused"], false);
+    assert_eq!(order(&mut console, &text), "SWITCHOVER", "{}", managed.report());
+    assert_eq!(managed.primary().as_deref(), Some(&*new), "it is over when it is answered");
+    assert!(order(&mut console, &text).starts_with("55000 "), "it is the primary already");
+    assert!(order(&mut console, "FENCE nobody").starts_with("55000 "));
+    assert_eq!(order(&mut console, "REBUILD a IN nowhere"), "42704 no such cluster: nowhere; there are: main");
+    assert_eq!(managed.settled(), new);
+}
+
+#[test]
+fn a_cluster_without_agents_is_not_operated() {
+    let tenant = Tenant::shared();
+    let howdah = daemon(&tenant, "");
+    let mut console = howdah.wire();
+    console.login(&tenant.name, &tenant.password, "howdah");
+    for command in ["SWITCHOVER", "FAILOVER TO b", "MAINTENANCE ON", "REBUILD a", "ATTACH a IN main", "FENCE a"] {
+        let answer = order(&mut console, command);
+        assert!(answer.starts_with("55000 cluster \"main\" is only observed: write \"agent\""), "{command}: {answer}");
+    }
 }

@@ -212,10 +212,11 @@ impl Managed {
         let first = self.cluster.primary();
         let mut toml = format!(
             "[[listeners]]\naddress = \"127.0.0.1:{}\"\n\n[http]\naddress = \"127.0.0.1:{}\"\n\n\
-             [databases.\"*\"]\ncluster = \"main\"\n\n[store]\npath = \"{}\"\n\n",
+             [databases.\"*\"]\ncluster = \"main\"\n\n[store]\npath = \"{}\"\n\n[admin]\nusers = [\"{}\"]\n\n",
             self.port,
             self.http_port,
             self.store().display(),
+            first.superuser(),
         );
         if let Some(declared) = declared {
             write!(toml, "[clusters.main]\nprimary = \"{declared}\"\n\n").unwrap();
