@@ -165,7 +165,7 @@ fn questions_of_ones_own_become_metrics_and_a_wrong_file_changes_nothing() {
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(
         !check.status.success()
-            && said.contains("queries.toml:5:27: queries[0].columns.state.usage: \"lable\" is no usage"),
+            && said.contains("queries.toml:6:27: queries[0].columns.state.usage: \"lable\" is no usage"),
         "{said}"
     );
     howdah.reload(&toml);

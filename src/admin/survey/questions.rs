@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// One question.
 pub(super) struct Question {
-    /// For the log.
+    /// For the log, and what its answer is kept by.
     pub(super) name: &'static str,
     /// Its text.
     pub(super) sql: &'static str,
@@ -30,7 +30,7 @@ enum Who {
 
 impl Question {
     const fn new(name: &'static str, sql: &'static str) -> Self {
-        Self { name, sql, labels: &[], every: Duration::from_secs(3), who: Who::Everybody, since: 0, until: u32::MAX }
+        Self { name, sql, labels: &[], every: Duration::from_secs(2), who: Who::Everybody, since: 0, until: u32::MAX }
     }
 
     const fn by(self, labels: &'static [&'static str]) -> Self {
@@ -126,7 +126,7 @@ pub(super) const QUESTIONS: &[Question] = &[
     )
     .until(170_000),
     Question::new(
-        "checkpoints",
+        "checkpointer",
         "SELECT num_timed AS checkpoints_timed_total, num_requested AS checkpoints_requested_total, \
             write_time / 1000 AS checkpoint_write_seconds_total, sync_time / 1000 AS checkpoint_sync_seconds_total, \
             buffers_written AS checkpoint_buffers_total FROM pg_stat_checkpointer",
@@ -210,9 +210,16 @@ mod tests {
     }
 
     #[test]
+    fn no_two_questions_share_a_name() {
+        let names: BTreeSet<&str> = QUESTIONS.iter().map(|question| question.name).collect();
+        assert_eq!(names.len(), QUESTIONS.len(), "one would take the other's answer away");
+    }
+
+    #[test]
     fn each_version_is_asked_for_checkpoints_once() {
         for version in [130_000, 150_000, 169_999, 170_000, 180_000] {
-            let count = QUESTIONS.iter().filter(|q| q.name == "checkpoints" && q.suits(version, false)).count();
+            let counts = |q: &&Question| q.sql.contains("checkpoints_timed_total") && q.suits(version, false);
+            let count = QUESTIONS.iter().filter(counts).count();
             assert_eq!(count, 1, "{version}");
         }
     }
