@@ -103,8 +103,14 @@ impl Seek<'_, '_> {
     fn file(&mut self, file: &mut Option<PathBuf>, path: &[Step<'_>]) {
         let Some(file) = file else { return };
         *file = self.base.join(&*file);
-        let readable = File::open(&*file).and_then(|open| open.metadata());
+        // looked at before it is opened: a pipe would be waited for
+        let readable = fs::metadata(&*file)
+            .and_then(|found| if found.is_file() { File::open(&*file).map(|_| found) } else { Ok(found) });
         match readable {
+            Ok(metadata) if !metadata.is_dir() && !metadata.is_file() => {
+                let message = format!("\"{}\" is a pipe, a socket or a device", file.display());
+                self.report(path, At::Value, message, "write the path of a file");
+            }
             Ok(metadata) if metadata.is_dir() => {
                 let message = format!("\"{}\" is a directory", file.display());
                 self.report(path, At::Value, message, "write the path of a file");

@@ -12,6 +12,7 @@ mod auth;
 mod bad_input;
 mod cancel;
 mod catalogue;
+mod check;
 mod classes;
 mod consistency;
 mod console;

@@ -199,7 +199,10 @@ impl<'d> Walk<'d, '_> {
         match (format, value) {
             (Some("secret"), DeValue::String(text)) => Value::Hidden(Sha256::digest(text.as_bytes()).into()),
             (Some("path"), DeValue::String(text)) => {
-                let content = std::fs::read(self.base.join(text.as_ref())).ok();
+                let path = self.base.join(text.as_ref());
+                // a pipe would be waited for
+                let is_file = std::fs::metadata(&path).is_ok_and(|found| found.is_file());
+                let content = is_file.then(|| std::fs::read(&path).ok()).flatten();
                 let content = content.map(zeroize::Zeroizing::new).map(|content| Sha256::digest(&*content).into());
                 Value::File(format!("{:?}", text.as_ref()), content)
             }
