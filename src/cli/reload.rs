@@ -69,6 +69,7 @@ impl Daemon {
                 for warning in &said.warnings {
                     tracing::warn!("{warning}");
                 }
+                self.shared.incidents.reloaded(true);
                 tracing::info!(config, by, "reloaded");
                 Ok(said)
             }
