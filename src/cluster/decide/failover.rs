@@ -467,10 +467,12 @@ impl Decider {
         // Where it left the old timeline; what it has written since may be in the job's word for it.
         let had = self.op.reports.get(to).map(|report| report.lsn).or(self.op.end_lsn.filter(|_| planned));
         let left = lsn.map(|lsn| had.map_or(lsn, |had| had.min(lsn)));
-        let forked = self.history.take().zip(self.record.timeline).zip(left);
+        let parent = self.op.reports.get(to).map(|report| report.timeline).or(self.record.timeline);
+        let forked = self.history.take().zip(parent).zip(left);
         self.history = timeline.and_then(|timeline| {
-            let ((mut history, old), lsn) = forked?;
-            history.forks.push((old, lsn));
+            let ((mut history, parent), lsn) = forked?;
+            history.forks.retain(|(timeline, _)| *timeline < parent);
+            history.forks.push((parent, lsn));
             history.timeline = timeline;
             Some(history)
         });
@@ -493,11 +495,19 @@ impl Decider {
         self.tell(Some(to), false, text);
         self.record.epoch = epoch;
         self.record.primary = Some(to.clone());
-        self.record.timeline = timeline;
+        let before = std::mem::replace(&mut self.record.timeline, timeline);
         self.record.history.push(change);
         self.record.intent = None;
         let told = std::mem::take(&mut self.record.told);
         self.record.forked.extend(told);
+        if timeline.is_some() && timeline <= before {
+            // it had not heard of the last primary's timeline, and has taken that number again: what is on the other one cannot be told
+            // from what is on this one, not by pg_rewind either
+            let own =
+                |name: &&NodeName| self.op.reports.get(*name).is_none_or(|report| Some(report.timeline) >= timeline);
+            let others: Vec<NodeName> = self.others(to);
+            self.record.forked.extend(others.iter().filter(own).cloned());
+        }
         self.record.forked.remove(to);
         self.trust_after(to, job);
         self.op = super::operation::Operation { stage_since: self.now, ..Default::default() };

@@ -340,8 +340,9 @@ pub struct Record {
     /// Nodes that were told to become the primary since the last one did, and may have been for a moment.
     #[serde(default)]
     pub told: BTreeSet<NodeName>,
-    /// Those of them that did not, while another did: both may have begun a timeline of one number, and no number tells what is on
-    /// which. They are copied anew before anything else.
+    /// Those of them that did not, while another did, and whoever may be on the last primary's timeline when the next one took its
+    /// number again: both have begun a timeline of one number, and no number tells what is on which. They are copied anew before
+    /// anything else.
     #[serde(default)]
     pub forked: BTreeSet<NodeName>,
 }

@@ -189,6 +189,34 @@ fn a_quick_restart_is_preferred_and_a_failover_follows_when_it_fails() {
 }
 
 #[test]
+fn a_primary_whose_timeline_nobody_has_heard_of_is_copied_anew_when_its_number_is_taken_again() {
+    let mut world = World::steady(&["a", "b", "c"]);
+    for node in ["a", "c"] {
+        world.node(node).fails = (0..90).map(|_| ("follow", Code::Unreachable)).collect();
+    }
+    world.kill("a");
+    world.run(3000);
+    assert_eq!(world.decider.record().primary.as_deref(), Some("b"));
+    let first = world.decider.record().timeline;
+    world.kill("b");
+    world.run(5000);
+    let record = world.decider.record();
+    let seen = world.diary.join("\n");
+    assert_eq!(
+        (record.primary.as_deref(), record.timeline),
+        (Some("c"), first),
+        "one number for two timelines: {seen}"
+    );
+    world.never("rewind b");
+    for node in ["a", "c"] {
+        world.node(node).fails.clear();
+    }
+    world.run(60_000);
+    world.shows(&["promote b @2", "promote c @3", "rebuild b @3"]);
+    world.never("rewind b");
+}
+
+#[test]
 fn a_promotion_that_fails_is_followed_by_another_under_a_new_epoch() {
     let mut world = World::steady(&["a", "b", "c"]);
     world.node("b").fails = vec![("promote", Code::Program), ("promote", Code::Program)];
