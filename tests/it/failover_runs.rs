@@ -17,9 +17,7 @@ fn play(blow: Blow, check: impl Fn(&Outcome)) {
     prepare(&managed);
     let series = Series::play(&mut managed, blow, RUNS, |outcome| {
         let seen = format!("{blow:?}: {outcome:?}");
-        assert!(outcome.one_after_the_other, "{seen}");
-        assert_eq!((outcome.verdict.duplicates, outcome.verdict.refused_present), (0, 0), "{seen}");
-        assert_eq!(outcome.verdict.reconnected, 0, "{seen}");
+        assert!(outcome.faults(blow).is_empty(), "{:?}: {seen}", outcome.faults(blow));
         check(outcome);
     });
     println!("{series}");
@@ -47,10 +45,5 @@ fn an_agent_that_dies_with_its_postmaster_is_waited_for_and_then_there_is_anothe
 
 #[test]
 fn a_switchover_under_load_is_seen_by_nobody_and_needs_no_rewind() {
-    play(Blow::Switchover, |outcome| {
-        let (verdict, pgbench) = (&outcome.verdict, outcome.pgbench.as_ref().unwrap());
-        assert_eq!((verdict.error_count(), verdict.missing), (0, 0), "{outcome:?}");
-        assert_eq!((pgbench.errors, pgbench.rows), (0, pgbench.transactions), "{outcome:?}");
-        assert!(!outcome.rewound, "{outcome:?}");
-    });
+    play(Blow::Switchover, |outcome| assert!(outcome.pgbench.is_some(), "{outcome:?}"));
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use howdah::demo::checker::{self, Checker, Verdict, Window};
 use rustix::process::Signal;
@@ -50,7 +50,7 @@ impl Blow {
 pub struct Outcome {
     /// From the blow to the first row that the new primary acknowledged.
     pub first: Duration,
-    /// The longest any client was without an acknowledged row.
+    /// The longest any client was without an acknowledged row, or pgbench with a transaction.
     pub longest: Duration,
     /// From the blow until every other node, the old primary too, streams from the new one.
     pub settled: Duration,
@@ -75,8 +75,31 @@ pub struct Pgbench {
     pub errors: u64,
     /// Rows of its history.
     pub rows: u64,
-    /// The longest transaction.
+    /// The longest transaction that ended after the blow.
     pub longest: Duration,
+}
+
+impl Outcome {
+    /// What should not have happened, whatever the bounds are; empty when all is as it should be.
+    pub fn faults(&self, blow: Blow) -> Vec<&'static str> {
+        let (verdict, pgbench) = (&self.verdict, self.pgbench.as_ref());
+        let planned = blow == Blow::Switchover;
+        let faults = [
+            (!self.one_after_the_other, "two primaries took turns"),
+            (verdict.duplicates > 0, "rows are there twice"),
+            (verdict.refused_present > 0, "rows are there that were refused"),
+            (verdict.reconnected > 0, "connections were lost"),
+            (planned && verdict.error_count() > 0, "clients saw errors"),
+            (planned && verdict.missing > 0, "rows are missing"),
+            (planned && self.rewound, "the old primary was rewound or copied"),
+            (pgbench.is_some_and(|pgbench| pgbench.errors > 0), "pgbench saw errors"),
+            (
+                pgbench.is_some_and(|pgbench| pgbench.rows != pgbench.transactions),
+                "pgbench's history is not what it did",
+            ),
+        ];
+        faults.into_iter().filter_map(|(is_so, fault)| is_so.then_some(fault)).collect()
+    }
 }
 
 /// Makes what the drills need.
@@ -122,7 +145,7 @@ pub fn strike(managed: &mut Managed, blow: Blow) -> Outcome {
         panic!("{blow:?}: no load: {} rows, {:?} {:?}", checker.acknowledged(), checker.errors(), checker.last_error());
     }
 
-    let mark = checker.mark();
+    let (mark, began) = (checker.mark(), SystemTime::now());
     match blow {
         Blow::Kill | Blow::KillWithOrphans => assert!(node.signal(Signal::KILL)),
         Blow::Stop => assert!(node.signal(Signal::STOP)),
@@ -145,7 +168,7 @@ pub fn strike(managed: &mut Managed, blow: Blow) -> Outcome {
     });
     let primary = managed.other_primary(&old);
     let told = orphans.as_ref().map(Orphans::acknowledged);
-    let pgbench = load.end(managed, blow == Blow::Switchover);
+    let pgbench = load.end(managed, (blow == Blow::Switchover).then_some(began));
     managed.settled();
     let settled = mark.elapsed();
     checker.finish();
@@ -154,7 +177,7 @@ pub fn strike(managed: &mut Managed, blow: Blow) -> Outcome {
     let verdict = checker.verify(|| primary.sql_in(&tenant.name, checker::PRESENT)).unwrap();
     Outcome {
         first: window.first_elsewhere.unwrap_or_default(),
-        longest: window.spread().2,
+        longest: window.spread().2.max(pgbench.as_ref().map_or(Duration::ZERO, |pgbench| pgbench.longest)),
         settled,
         verdict,
         orphans: orphans.as_ref().map(|orphans| (told.unwrap_or_default(), orphans.missing_on(primary))),
@@ -192,14 +215,14 @@ impl Load {
         Self { child: command.spawn().unwrap(), directory }
     }
 
-    /// Waits for its end, and reads what it says; or ends it.
+    /// Waits for its end, and reads what it says, of transactions that ended after this moment; or ends it.
     #[track_caller]
-    fn end(mut self, managed: &Managed, judge: bool) -> Option<Pgbench> {
-        if !judge {
+    fn end(mut self, managed: &Managed, judged_since: Option<SystemTime>) -> Option<Pgbench> {
+        let Some(since) = judged_since else {
             let _ = self.child.kill();
             let _ = self.child.wait();
             return None;
-        }
+        };
         let ended = poll(2 * A_WHILE, || self.child.try_wait().unwrap());
         let said = std::fs::read_to_string(self.directory.path().join("said")).unwrap();
         assert!(ended.is_some(), "pgbench does not end: {said}\n{}", managed.report());
@@ -215,7 +238,7 @@ impl Load {
             transactions: number("number of transactions actually processed:").unwrap_or_default(),
             errors: aborted + failed,
             rows: rows.cell().unwrap().parse().unwrap(),
-            longest: self.longest(),
+            longest: self.longest(since),
         };
         if result.errors > 0 || result.transactions == 0 {
             eprintln!("pgbench said:\n{said}");
@@ -223,14 +246,19 @@ impl Load {
         Some(result)
     }
 
-    /// Of its log: client, number, microseconds …
-    fn longest(&self) -> Duration {
+    /// Of its log: client, number, microseconds, script, and the seconds of its end.
+    fn longest(&self, since: SystemTime) -> Duration {
+        let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let logs = std::fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path());
         let logs = logs.filter(|path| path.to_string_lossy().contains("pgbench_log"));
         let longest = logs
             .flat_map(|path| {
                 let text = std::fs::read_to_string(path).unwrap();
-                let times = text.lines().filter_map(|line| line.split(' ').nth(2)?.parse().ok());
+                let times = text.lines().filter_map(|line| {
+                    let mut words = line.split(' ').skip(2);
+                    let (time, end) = (words.next()?.parse::<u64>().ok()?, words.nth(1)?.parse::<u64>().ok()?);
+                    (end >= since).then_some(time)
+                });
                 times.max()
             })
             .max();
