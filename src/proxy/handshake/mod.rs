@@ -188,6 +188,9 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
     drop(guest);
 }
 
+/// Places at the door beyond `limits.max_client_connections`.
+const CALLERS_BEYOND: u32 = 20;
+
 async fn welcome(
     worker: &Rc<Worker>,
     handle: &Arc<ClientHandle>,
@@ -221,8 +224,9 @@ async fn welcome(
     let claim = read_claim(&message)?;
     let door = shared.door.get().filter(|_| claim.replication.is_none());
     let door = door.filter(|door| door.leads_to(&running, &claim.database));
-    // an operator must come in just when nobody else can
-    let clients_max = if door.is_some() { u32::MAX } else { running.config.limits.max_client_connections };
+    // an operator must come in just when nobody else can; who has only named the console is no operator yet
+    let beyond = if door.is_some() { CALLERS_BEYOND } else { 0 };
+    let clients_max = running.config.limits.max_client_connections.saturating_add(beyond);
     let mut place = Census::enter(shared, clients_max)?;
     if handle.has(Signal::Goodbye) || worker.is_draining() {
         return Err(ClientError::ShuttingDown.into());
