@@ -427,11 +427,11 @@ fn a_cluster_is_operated_from_the_console() {
     let text = format!("SWITCHOVER TO {new}");
     assert_eq!(order(&mut open("pgbouncer"), &text), format!("42601 invalid command '{text}', use SHOW HELP;"));
     assert_eq!(order(&mut console, "MAINTENANCE ON"), "MAINTENANCE");
-    assert_eq!(managed.main()["paused"], true, "{}", managed.report());
+    managed.until("maintenance is on", || managed.main()["paused"] == true);
     assert_eq!(order(&mut console, "MAINTENANCE OFF IN main"), "MAINTENANCE");
-    assert_eq!(managed.main()["paused"], false);
+    managed.until("maintenance is over", || managed.main()["paused"] == false);
     assert_eq!(order(&mut console, &text), "SWITCHOVER", "{}", managed.report());
-    assert_eq!(managed.primary().as_deref(), Some(&*new), "it is over when it is answered");
+    managed.until("it is seen", || managed.primary().as_deref() == Some(&*new));
     assert!(order(&mut console, &text).starts_with("55000 "), "it is the primary already");
     assert!(order(&mut console, "FENCE nobody").starts_with("55000 "));
     assert_eq!(order(&mut console, "REBUILD a IN nowhere"), "42704 no such cluster: nowhere; there are: main");
