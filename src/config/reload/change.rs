@@ -82,7 +82,12 @@ impl Written {
     /// A problem at a key, which is named as in a [`Change`]; at the file where it does not have the key.
     #[must_use]
     pub fn problem(&self, key: &str, message: impl Into<String>, advice: &str) -> Problem {
-        let said = self.said.get(key);
+        // a table is no key of its own: the first thing that is written in it
+        let within = format!("{key}.");
+        let in_it = || {
+            self.said.range(within.clone()..).next().filter(|(name, _)| name.starts_with(&within)).map(|(_, said)| said)
+        };
+        let said = self.said.get(key).or_else(in_it);
         Problem {
             file: self.file.clone(),
             place: said.and_then(|said| said.place),
