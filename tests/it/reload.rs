@@ -106,6 +106,7 @@ impl File {
         file.set("[listeners]", "address", &format!("\"127.0.0.1:{port}\""));
         file.set("http", "address", &format!("\"127.0.0.1:{http_port}\""));
         file.set("databases.\"*\"", "cluster", "\"main\"");
+        file.set("users.app.pool", "max_waiting", "1000");
         file.set("databases.app", "cluster", "\"main\"");
         file.set("databases.app", "dbname", &format!("\"{}\"", tenant.name));
         for (name, port) in [("main", node.port()), ("spare", 1)] {
@@ -282,7 +283,7 @@ fn every_key_of_the_schema_is_reloaded_or_named_under_pgbench_without_one_failed
     };
     let made = pgbench(&["-i", "-q"]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let mut bench = pgbench(&["-c", "4", "-j", "4", "-T", "15", "-M", "prepared", "-n"]).spawn().unwrap();
+    let mut bench = pgbench(&["-c", "4", "-j", "4", "-T", "30", "-M", "prepared", "-n"]).spawn().unwrap();
     let (mut under_load, mut trouble) = (0, Vec::new());
     for (key, live) in howdah::config::keys() {
         let Some((value, beside)) = another(&key, free) else {
