@@ -155,6 +155,7 @@ fn another(key: &str, free: u16) -> Option<(String, Vec<(&'static str, &'static 
     let tls = ("[listeners]", "tls.mode", "\"disable\"");
     let node = ("[clusters.spare.nodes]", "tls.mode", "\"verify-full\"");
     let agent = ("[clusters.spare.nodes]", "agent", "\"unix:/nowhere/agent.sock\"");
+    let user = ("databases.app", "user", "\"something\"");
     let observe = ("clusters.spare.failover", "mode", "\"observe\"");
     let quoted = |text: &str| format!("\"{text}\"");
     let name = key.rsplit('.').next().unwrap();
@@ -181,7 +182,11 @@ fn another(key: &str, free: u16) -> Option<(String, Vec<(&'static str, &'static 
         "users.NAME.password_env" | "clusters.NAME.monitor.password_env" => quoted("PATH"),
         "clusters.NAME.nodes[].agent" => (beside.push(observe), quoted("unix:/nowhere/agent.sock")).1,
         "clusters.NAME.failover.mode" => (beside.push(agent), quoted("manual")).1,
-        "clusters.NAME.primary" => quoted("a"),
+        "clusters.NAME.primary" => (beside.push(agent), quoted("a")).1,
+        "clusters.NAME.switchover.drain_timeout" => quoted("1s"),
+        "databases.NAME.password" => (beside.push(user), quoted("something")).1,
+        "databases.NAME.password_file" => (beside.push(user), quoted("password")).1,
+        "databases.NAME.password_env" => (beside.push(user), quoted("PATH")).1,
         "clusters.NAME.nodes[].host" => quoted("localhost"),
         "clusters.NAME.nodes[].name" => quoted("b"),
         "clusters.NAME.nodes[].tls.mode" => quoted("require"),
