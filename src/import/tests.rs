@@ -167,7 +167,7 @@ fn files_as_they_are_in_the_wild_become_configurations_that_are_right() {
         config::parse(&golden, &imported.toml).unwrap_or_else(|problems| panic!("{name:?}:\n{problems}"));
         let users = fs::read_to_string(folder.join("userlist.txt")).unwrap_or_default();
         for line in users.lines().filter(|line| line.contains("secret")) {
-            let secret = line.split('"').nth(3).unwrap();
+            let Some(secret) = line.split('"').nth(3).filter(|secret| secret.contains("secret")) else { continue };
             let forced = imported.holds_secrets && name == "forced";
             assert!(forced || !imported.toml.contains(secret), "a secret of {name:?}'s userlist is in the text");
         }
