@@ -204,9 +204,9 @@ fn network(settings: &Settings, document: &mut Document) {
         let interval = settings.number("tcp_keepintvl", document);
         document.key("keepalive_interval", &seconds(interval), "tcp_keepintvl");
     }
-    match settings.number("tcp_keepcnt", document) {
-        count @ 1..=127 => document.key("keepalive_count", &count.to_string(), "tcp_keepcnt"),
-        _ => {} // as the system does
+    // else as the system does
+    if let count @ 1..=127 = settings.number("tcp_keepcnt", document) {
+        document.key("keepalive_count", &count.to_string(), "tcp_keepcnt");
     }
     if settings.entry("tcp_user_timeout").is_some() {
         let millis = u64::try_from(settings.number("tcp_user_timeout", document)).unwrap_or(0);
