@@ -345,7 +345,7 @@ mod tests {
         let one = "columns.one = { usage = \"gauge\" }\n";
         for (text, expected) in [
             ("queries = 1".to_owned(), "q.toml:1:1: queries: not a list of tables"),
-            ("[[query]]".to_owned(), "q.toml:1:3: query: unknown key; did you mean \"queries\"?"),
+            ("[[querys]]".to_owned(), "q.toml:1:3: querys: unknown key; did you mean \"queries\"?"),
             (
                 format!("{head}intervall = \"1s\"\n{one}"),
                 "q.toml:4:1: queries[0].intervall: unknown key; did you mean \"interval\"?",

@@ -178,7 +178,7 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
             counter(
                 "howdah_routing_events_total",
                 &["event"],
-                "Requests by what became of them: to_primary, to_replica, not_fresh, waited, moved …",
+                "Requests by what became of them, such as to_primary, to_replica, not_fresh, waited, moved.",
             ),
             counter(
                 "howdah_routing_reasons_total",

@@ -38,12 +38,12 @@ fn rules_maps_and_users_are_read_and_their_faults_have_place_and_advice() {
     write("hba", "local all @who peer map=people\n");
     write("who", "ann\nbob\n");
     write("ident", "people root ann\n");
-    write("users", "\"ann\" \"secret\"\n");
+    write("users", "\"ann\" \"hunter2\"\n");
     let config = load(&path).unwrap();
     assert_eq!(config.auth.hba.as_ref().unwrap().rules[0].users.len(), 2);
     assert!(config.auth.ident.has("people"));
     assert!(config.auth.file_users.contains_key("ann"));
-    assert!(!format!("{config:?}").contains("secret"));
+    assert!(!format!("{config:?}").contains("hunter2"));
 
     write("hba", "local all all peer map=nobodys\n");
     let problems = load(&path).unwrap_err().to_string();

@@ -101,7 +101,7 @@ fn set_takes_what_pgbouncers_patterns_take() {
     assert_eq!(pgbouncer("set footobar"), Err(ConsoleError::syntax("set footobar")));
     assert_eq!(pgbouncer("set tototo 'x'"), Ok(set("toto", "x")));
     assert_eq!(pgbouncer("set atob to c"), Ok(set("atob", "c")));
-    assert_eq!(pgbouncer("set ato tob"), Ok(set("a", "tob")));
+    assert_eq!(pgbouncer("set ato tob"), Ok(set("ato", "b")));
 }
 
 #[test]
