@@ -38,7 +38,7 @@ settings_with_overlay! {
 
     everywhere {
         /// When a server connection goes back to its pool: at the end of the session, of the transaction or of the
-        /// statement. PgBouncer: `pool_mode`.
+        /// statement. A client keeps the mode it came with. PgBouncer: `pool_mode`.
         #[schemars(extend("x-reload" = "live"))]
         mode: PoolMode = PoolMode::Transaction,
 

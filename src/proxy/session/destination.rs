@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::Session;
 use super::replicas::{Replica, Replicas, Visited, Wait};
 use super::run::End;
+use crate::config::Profile;
 use crate::pg::Lsn;
 use crate::proxy::error::ClientError;
 use crate::proxy::pool::Pool;
@@ -52,6 +53,16 @@ pub struct Destination {
     pub replica: Option<Visited>,
 }
 
+/// What a client is served by after a reload. How its state is followed stays as it was when it came: what it has set and
+/// prepared under one rule would be lost, or leak, under another.
+fn kept(mut profile: Profile, before: &Profile) -> Profile {
+    profile.mode = before.mode;
+    if (profile.prepared_statements == 0) != (before.prepared_statements == 0) {
+        profile.prepared_statements = before.prepared_statements;
+    }
+    profile
+}
+
 impl Session {
     /// Looks up where the session belongs, if the configuration or the topology has changed since it last did.
     pub(super) fn find_pools(&mut self) -> Result<(), End> {
@@ -66,7 +77,7 @@ impl Session {
             let Some(profile) = running.config.profile(&member.database, &member.user) else {
                 return Err(ClientError::NoSuchDatabase(member.database.to_string()).into());
             };
-            member.profile = profile;
+            member.profile = kept(profile, &member.profile);
             member.profile.role = member.profile.role.or(member.listener_role);
             member.generation = generation;
         }
