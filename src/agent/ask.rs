@@ -19,7 +19,8 @@ SELECT s.standby,
        current_setting('server_version_num') AS version,
        current_setting('data_checksums') = 'on' OR current_setting('wal_log_hints') = 'on' AS can_rewind,
        current_setting('wal_level') AS wal_level,
-       current_setting('full_page_writes') = 'on' AS full_page_writes
+       current_setting('full_page_writes') = 'on' AS full_page_writes,
+       current_setting('max_slot_wal_keep_size', true) = '-1' AS slots_unbounded
 FROM (SELECT pg_is_in_recovery() AS standby) s, pg_control_system() i, pg_control_checkpoint() c, pg_control_recovery() r
 LEFT JOIN (SELECT received_tli, CASE WHEN status = 'streaming' THEN sender_host || ':' || sender_port END AS sender
            FROM pg_stat_wal_receiver) w ON true";
@@ -95,6 +96,7 @@ impl Answers {
         status.received_lsn = self.lsn(if standby { "received_lsn" } else { "flush_lsn" });
         status.replayed_lsn = if standby { self.lsn("replayed_lsn") } else { None };
         status.streaming_from = self.text("sender").map(str::to_owned);
+        status.slots_unbounded = self.is("slots_unbounded");
         status.slots = self.slots;
     }
 }

@@ -130,7 +130,7 @@ pub struct Backups {
     pub keep_days: u32,
     /// A copy is not begun if less than this would be left.
     pub min_free: ByteSize,
-    /// Where there is no room for two: the old one is given up before its replacement runs.
+    /// Where there is no room for two: the old one is given up before its replacement runs. Not built yet: true is refused.
     pub discard_old: bool,
 }
 

@@ -109,6 +109,10 @@ impl Seek<'_> {
         if let Some(rewind) = &mut config.rewind {
             self.login("rewind", rewind);
         }
+        if config.backups.discard_old {
+            let advice = "write false, and give the new copy room beside the old one";
+            self.report("backups.discard_old", "cannot be true yet: a copy replaces nothing before it runs", advice);
+        }
         for (key, period) in [("step_timeout", config.jobs.step_timeout), ("job_timeout", config.jobs.job_timeout)] {
             if period.get().is_zero() {
                 self.report(&format!("jobs.{key}"), "must not be 0", "every step ends at some time");
@@ -262,6 +266,8 @@ user = "replicator"
         let said = wrong(&format!("{RIGHT}[jobs]\nstep_timeout = \"1 fortnight\"\n"));
         assert!(said.starts_with("agent.toml:11:16: step_timeout: "), "{said}");
         assert!(wrong("node = \"a\"").contains("cluster: is missing"));
+        let said = wrong(&format!("{RIGHT}[backups]\ndiscard_old = true\n"));
+        assert!(said.starts_with("agent.toml:11:1: backups.discard_old: cannot be true yet"), "{said}");
     }
 
     #[test]

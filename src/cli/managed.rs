@@ -46,6 +46,7 @@ fn settings(name: &str, cluster: &Cluster) -> Settings {
         declared: cluster.primary.as_deref().map(Into::into),
         max_lag: cluster.failover.max_lag_on_failover.bytes(),
         restart_if: cluster.failover.restart_if.limit().unwrap_or_default(),
+        slot_wal_max: cluster.failover.slot_wal_max.bytes(),
         flap_window: cluster.failover.flap_window.limit().unwrap_or_default(),
         // a managed cluster has one
         interval: cluster.monitor.as_ref().map(|monitor| monitor.interval.get()).unwrap_or_default(),

@@ -37,6 +37,12 @@ pub struct Failover {
     #[schemars(extend("x-reload" = "live"))]
     pub flap_window: ConfigDuration,
 
+    /// So much log a primary keeps for a member that is away, at most; one that has missed more is copied anew when it comes
+    /// back. Set as PostgreSQL's `max_slot_wal_keep_size` on a primary where that is -1, without a bound: a setting of
+    /// somebody's own stays. "0" = it is left alone, and a member that never comes back fills the primary's disk.
+    #[schemars(extend("x-reload" = "live"))]
+    pub slot_wal_max: ByteSize,
+
     /// Whether a primary's right to take writes runs out by itself when it hears nothing.
     #[schemars(extend("x-reload" = "live"))]
     pub lease: Lease,
@@ -50,6 +56,7 @@ impl Default for Failover {
             max_lag_on_failover: ByteSize::from_mb(16),
             restart_if: ConfigDuration::from_secs(2),
             flap_window: ConfigDuration::from_secs(600),
+            slot_wal_max: ByteSize::from_mb(16 * 1024),
             lease: Lease::Off,
         }
     }

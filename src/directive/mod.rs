@@ -215,6 +215,9 @@ pub struct PostgresStatus {
     /// Physical slots.
     #[serde(default)]
     pub slots: Vec<Slot>,
+    /// Nothing bounds the log that slots keep (`max_slot_wal_keep_size` is -1).
+    #[serde(default)]
+    pub slots_unbounded: bool,
     /// `server_version_num`.
     pub version: Option<u32>,
     /// The control file, while no postmaster lives.

@@ -202,6 +202,10 @@ fn every_member_has_a_slot_wherever_the_primary_is_and_a_users_slot_is_nobodys_b
         rows.column().into_iter().map(ToOwned::to_owned).collect()
     };
     assert!(slots().contains("mine"), "{:?}", slots());
+    // what they keep for who is away has a bound
+    eventually("slots have a bound", SOON, || {
+        node.sql("SHOW max_slot_wal_keep_size").is_ok_and(|rows| rows.cell() == Some("16GB"))
+    });
     for other in others(managed, &primary) {
         assert!(slots().contains(&other.slot()), "{:?}", slots());
     }

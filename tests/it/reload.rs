@@ -219,7 +219,7 @@ fn another(key: &str, free: u16) -> Option<(String, Vec<(&'static str, &'static 
             "mode" => quoted("session"),
             "role" => quoted("primary"),
             "pins" => quoted("forbid"),
-            "replay_buffer" | "max_lag" | "max_lag_on_failover" => quoted("1MB"),
+            "replay_buffer" | "max_lag" | "max_lag_on_failover" | "slot_wal_max" => quoted("1MB"),
             "balance" => quoted("round_robin"),
             "consistency" => quoted("eventual"),
             "durability" => quoted("async"),

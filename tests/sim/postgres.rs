@@ -208,6 +208,7 @@ impl Postgres {
                 .iter()
                 .map(|(name, lost)| Slot { name: name.clone(), active: false, lost: *lost })
                 .collect(),
+            slots_unbounded: false,
             version: Some(150_018),
             control: (!self.alive()).then(|| Control {
                 state: state.into(),

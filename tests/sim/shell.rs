@@ -78,6 +78,7 @@ pub fn settings(w: &World) -> Settings {
         declared: w.daemon.declared.clone(),
         max_lag: w.knobs.max_lag,
         restart_if: Duration::from_secs(2),
+        slot_wal_max: 0,
         flap_window: Duration::from_secs(600),
         interval: Duration::from_secs(1),
         failure_threshold: 3,

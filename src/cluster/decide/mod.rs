@@ -69,6 +69,8 @@ pub struct Settings {
     pub max_lag: u64,
     /// A primary whose process died is restarted where that is expected to take less (`restart_if`).
     pub restart_if: Duration,
+    /// A primary's slots keep so much log at most, unless it has a bound of its own (`slot_wal_max`); 0: none is set.
+    pub slot_wal_max: u64,
     /// A failover counts for so long (`flap_window`); zero: none is held back.
     pub flap_window: Duration,
     /// `[clusters.NAME.monitor] interval`: how often something unanswered is asked again.

@@ -129,6 +129,7 @@ impl Decider {
             return;
         }
         let slots = status.postgres.slots.clone();
+        let unbounded = status.postgres.slots_unbounded && self.settings.slot_wal_max > 0;
         let members = self.settings.nodes.iter().filter(|member| member.name != *primary);
         let wanted: BTreeSet<String> = members.map(|member| slot_name(&member.name)).collect();
         let there: BTreeSet<String> = slots.iter().map(|slot| slot.name.clone()).collect();
@@ -152,9 +153,12 @@ impl Decider {
                 && !drop_slots.contains(slot)
                 && self.upkeep.promoted_at.is_some_and(|at| now.saturating_sub(at) < EVERY)
         });
-        if missing.is_empty() && drop_slots.is_empty() {
+        if missing.is_empty() && drop_slots.is_empty() && !unbounded {
             return;
         }
+        let megabytes = (self.settings.slot_wal_max >> 20).max(1);
+        let bound = || ("max_slot_wal_keep_size".to_owned(), Some(format!("{megabytes}MB")));
+        let settings = unbounded.then(bound).into_iter().collect();
         let id = self.fresh_id("configure", primary);
         // Dropped first, made the next time: which of both one order does first is nobody's promise.
         let make = if drop_slots.is_empty() { missing } else { BTreeSet::new() };
@@ -163,7 +167,7 @@ impl Decider {
         }
         self.upkeep.errand = Some((id.clone(), make.clone()));
         let directive =
-            Directive::Configure { settings: BTreeMap::new(), slots: make.into_iter().collect(), drop_slots };
+            Directive::Configure { settings, slots: make.into_iter().collect(), drop_slots };
         self.order(primary, self.record.epoch, id, directive);
     }
 

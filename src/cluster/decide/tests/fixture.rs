@@ -45,6 +45,8 @@ pub struct Node {
     pub replayed: Lsn,
     pub slots: BTreeSet<String>,
     pub lost: BTreeSet<String>,
+    /// What bounds the log that slots keep.
+    pub slot_bound: Option<String>,
     pub recovery_bytes: Option<u64>,
     pub system: SystemIdentifier,
     pub epoch: Epoch,
@@ -93,6 +95,7 @@ pub fn settings(names: &[&str]) -> Settings {
         declared: None,
         max_lag: 1000,
         restart_if: Duration::ZERO,
+        slot_wal_max: 16 << 30,
         flap_window: Duration::from_secs(600),
         interval: Duration::from_secs(1),
         failure_threshold: 3,
@@ -131,6 +134,7 @@ impl World {
                     replayed: Lsn(10_000),
                     slots: others.filter(|m| m.name != member.name).map(|m| slot_name(&m.name)).collect(),
                     lost: BTreeSet::new(),
+                    slot_bound: Some("1GB".to_owned()),
                     recovery_bytes: Some(0),
                     system: SYSTEM,
                     epoch: Epoch(0),
@@ -355,6 +359,7 @@ impl World {
                 .iter()
                 .map(|slot| Slot { name: slot.clone(), active: false, lost: it.lost.contains(slot) })
                 .collect(),
+            slots_unbounded: it.slot_bound.is_none(),
             version: Some(150_000),
             control: (!it.running).then_some(control),
             recovery_bytes: it.recovery_bytes,
@@ -582,8 +587,11 @@ impl World {
                     (it.primary, it.latched) = (true, false);
                 }
             }
-            Directive::Configure { slots, drop_slots, .. } => {
+            Directive::Configure { settings, slots, drop_slots } => {
                 let it = self.node(node);
+                if let Some(bound) = settings.get("max_slot_wal_keep_size") {
+                    it.slot_bound.clone_from(bound);
+                }
                 it.slots.extend(slots.iter().cloned());
                 it.slots.retain(|slot| !drop_slots.contains(slot));
                 it.lost.retain(|slot| !drop_slots.contains(slot));

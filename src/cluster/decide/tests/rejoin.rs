@@ -74,6 +74,17 @@ fn a_lost_slot_is_made_anew_and_its_standby_rebuilt() {
 }
 
 #[test]
+fn the_log_that_slots_keep_is_bounded_unless_somebody_has_bounded_it() {
+    let mut world = World::steady(&["a", "b"]);
+    world.run(10_000);
+    assert!(world.diary.is_empty(), "{:?}", world.diary);
+    world.node("a").slot_bound = None;
+    world.run(10_000);
+    world.shows(&["configure a @1"]);
+    assert_eq!(world.nodes["a"].slot_bound.as_deref(), Some("16384MB"));
+}
+
+#[test]
 fn slots_of_nodes_that_are_gone_are_dropped_after_an_hour_and_nobody_elses_ever() {
     let mut world = World::steady(&["a", "b"]);
     world.node("a").slots.extend(["howdah_x".to_owned(), "users_own".to_owned()]);
