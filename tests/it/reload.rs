@@ -392,6 +392,14 @@ fn a_listener_is_moved_added_and_removed_while_clients_who_came_by_it_stay() {
     assert_eq!(mode(), 0o700);
     reload(&howdah, &unix("0770"));
     assert_eq!(mode(), 0o770);
+    // and so does its group: as root any, else one's own
+    let said = |command: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(command).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let group = if said("id", &["-u"]) == "0" { "nogroup".to_owned() } else { said("id", &["-gn"]) };
+    reload(&howdah, &(unix("0770") + &format!("socket_group = \"{group}\"\n")));
+    assert_eq!(said("stat", &["-c", "%G %a", &format!("{directory}/.s.PGSQL.6432")]), format!("{group} 770"));
     reload(&howdah, &first);
     eventually("the file is gone", SOON, || mode() == 0);
     assert_eq!(client.value("SELECT 2"), "2");
