@@ -166,8 +166,7 @@ impl Decider {
             self.upkeep.next_at = now;
         }
         self.upkeep.errand = Some((id.clone(), make.clone()));
-        let directive =
-            Directive::Configure { settings, slots: make.into_iter().collect(), drop_slots };
+        let directive = Directive::Configure { settings, slots: make.into_iter().collect(), drop_slots };
         self.order(primary, self.record.epoch, id, directive);
     }
 
