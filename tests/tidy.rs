@@ -9,6 +9,32 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What the topmost folders stand on, from the ground up.
+const GROUND: [&str; 16] = [
+    "pg",
+    "protocol",
+    "sql",
+    "stats",
+    "topology",
+    "directive",
+    "config",
+    "net",
+    "catalog",
+    "agent",
+    "proxy",
+    "cluster",
+    "admin",
+    "console",
+    "import",
+    "demo",
+];
+
+/// So many of [`GROUND`].
+const fn first(count: usize) -> &'static [&'static str] {
+    const GROUNDS: &[&str] = &GROUND;
+    GROUNDS.split_at(count).0
+}
+
 /// The folders of `src/`, each with those it may use beside itself.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("pg", &[]),
@@ -24,80 +50,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("agent", &["pg", "topology", "directive", "config", "net", "catalog"]),
     ("proxy", &["pg", "protocol", "sql", "stats", "topology", "config", "net", "catalog"]),
     ("cluster", &["pg", "protocol", "sql", "topology", "directive", "config", "net", "catalog"]),
-    (
-        "admin",
-        &[
-            "pg",
-            "protocol",
-            "sql",
-            "stats",
-            "topology",
-            "directive",
-            "config",
-            "net",
-            "catalog",
-            "agent",
-            "proxy",
-            "cluster",
-        ],
-    ),
-    (
-        "console",
-        &[
-            "pg",
-            "protocol",
-            "sql",
-            "stats",
-            "topology",
-            "directive",
-            "config",
-            "net",
-            "catalog",
-            "agent",
-            "proxy",
-            "cluster",
-            "admin",
-        ],
-    ),
-    (
-        "demo",
-        &[
-            "pg",
-            "protocol",
-            "sql",
-            "stats",
-            "topology",
-            "directive",
-            "config",
-            "net",
-            "catalog",
-            "agent",
-            "proxy",
-            "cluster",
-            "admin",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "pg",
-            "protocol",
-            "sql",
-            "stats",
-            "topology",
-            "directive",
-            "config",
-            "net",
-            "catalog",
-            "agent",
-            "proxy",
-            "cluster",
-            "admin",
-            "console",
-            "import",
-            "demo",
-        ],
-    ),
+    ("admin", first(12)),
+    ("console", first(13)),
+    ("demo", first(13)),
+    ("cli", first(16)),
 ];
 
 /// Names that say nothing about what is inside.
