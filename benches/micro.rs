@@ -173,10 +173,17 @@ fn serve_a_waiter(bencher: Bencher, waiting: u64) {
     });
 }
 
-/// What every simple query costs before it is sent.
+/// What a simple query costs before it is sent when nothing like it is known.
 #[divan::bench(args = ["select 1;", "SELECT abalance FROM pgbench_accounts WHERE aid = 1234567;"])]
 fn find_the_effects_of_a_text(bencher: Bencher, sql: &str) {
     bencher.counter(BytesCount::new(sql.len())).bench(|| Effects::of(black_box(sql.as_bytes())));
+}
+
+/// The same for texts like those that came before.
+#[divan::bench(args = STATEMENTS)]
+fn look_a_text_up(bencher: Bencher, sql: &str) {
+    let cache = ClassCache::default();
+    bencher.counter(BytesCount::new(sql.len())).bench_local(|| cache.read(black_box(sql.as_bytes())));
 }
 
 /// A trivial statement, pgbench's, and one with joins.
@@ -220,7 +227,7 @@ fn count_a_request(bencher: Bencher, sql: &str) {
     bencher.bench_local(|| {
         now += 100;
         let sql = black_box(texts[usize::from(now % 200 == 0)].as_bytes());
-        let statement = followers.follow(classes.fingerprint(sql), 1, &key, || shown(&classes, sql));
+        let statement = followers.follow(classes.read(sql).1, 1, &key, || shown(&classes, sql, 1));
         runs.query(Some(statement), now, 0);
         runs.row();
         let took = runs.answered(now + 50, true);
@@ -249,7 +256,7 @@ fn count_a_prepared_request(bencher: Bencher) {
     bencher.bench_local(|| {
         now += 100;
         let fingerprint = black_box(&statement).fingerprint(&classes);
-        let followed = followers.follow(fingerprint, 1, &key, || shown(&classes, statement.sql()));
+        let followed = followers.follow(fingerprint, 1, &key, || shown(&classes, statement.sql(), 1));
         runs.bind(b"", Some(followed));
         runs.execute(b"", now);
         runs.sync(now, 0);

@@ -18,6 +18,7 @@ use howdah::demo::postgres::LocalCluster;
 use howdah::protocol::messages;
 use howdah::sql::cache::{Bounds, ClassCache};
 use howdah::sql::class::Class;
+use howdah::sql::effects::Effects;
 use howdah::sql::knowledge::Assumed;
 
 thread_local! {
@@ -97,6 +98,15 @@ fn a_statement_that_is_known_costs_no_allocation() {
     let long = "SELECT 1 + ".repeat(10_000);
     assert_eq!(allocations(|| drop(cache.analyse(long.as_bytes(), true))), 0);
     assert_eq!(cache.hits_and_misses(), (2 * 5, 5));
+    // and for what is known by its shape
+    let read = |n: usize| {
+        for sql in STATEMENTS {
+            let sql = sql.replace('1', ["1", "23456"][n % 2]);
+            let read = allocations(|| assert_eq!(cache.read(sql.as_bytes()).0, Effects::of(sql.as_bytes())));
+            assert!(n < 3 || read == 0, "{sql}");
+        }
+    };
+    (0..20).for_each(read);
 }
 
 #[test]

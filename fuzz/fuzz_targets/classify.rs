@@ -1,11 +1,12 @@
 //! Any text has a class, the same as its fingerprint, and what the lexer and the other grammar make of the text itself is
-//! not hidden by its fingerprint.
+//! not hidden by its fingerprint. What is known of a text by its shape is what is found by reading it.
 
 #![no_main]
 
 use howdah::sql::analysis::{Analysis, TEXT_MAX};
 use howdah::sql::cache::{Bounds, ClassCache};
 use howdah::sql::class::{Class, Reason, Verdict};
+use howdah::sql::effects::Effects;
 use howdah::sql::fingerprint;
 use howdah::sql::knowledge::Assumed;
 use howdah::sql::second_opinion::Opinion;
@@ -14,6 +15,8 @@ use libfuzzer_sys::fuzz_target;
 thread_local! {
     /// Small, so that it forgets.
     static CACHE: ClassCache = ClassCache::new(Bounds { entries: 64, bytes: 100_000 });
+    /// Knows nothing of texts that came before.
+    static FRESH: ClassCache = ClassCache::new(Bounds { entries: 1, bytes: 1 });
 }
 
 fuzz_target!(|sql: &[u8]| {
@@ -25,6 +28,9 @@ fuzz_target!(|sql: &[u8]| {
     fingerprint::write(&once, true, &mut twice);
     assert_eq!(once, twice);
     let _ = fingerprint::shown(&once);
+    let read = (Effects::of(sql), FRESH.with(|fresh| fresh.fingerprint(sql)));
+    // from the third time on it is known by its shape, and so are those that the fuzzer makes of it
+    assert!((0..3).all(|_| CACHE.with(|cache| cache.read(sql)) == read));
     let verdict = Analysis::of(sql, true).verdict(&Assumed::ALL_READ);
     assert_eq!(verdict, CACHE.with(|cache| cache.analyse(sql, true).verdict(&Assumed::ALL_READ)));
     if verdict != Verdict::new(Class::Read, Reason::Reads) {

@@ -11,7 +11,9 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use super::analysis::{Analysis, TEXT_MAX};
+use super::effects::Effects;
 use super::fingerprint;
+use super::texts::Texts;
 
 /// Entries that can have hashes which lead to one place.
 const WAYS: usize = 8;
@@ -40,6 +42,8 @@ impl Default for Bounds {
 /// Statements and what is known of them.
 #[derive(Debug)]
 pub struct ClassCache {
+    /// In front of the table: what needs no lexing to be found.
+    texts: RefCell<Texts>,
     table: RefCell<Table>,
     hasher: foldhash::fast::RandomState,
     too_long: Arc<Analysis>,
@@ -111,6 +115,7 @@ impl ClassCache {
             hand: 0,
         };
         Self {
+            texts: RefCell::default(),
             table: RefCell::new(table),
             hasher: foldhash::fast::RandomState::default(),
             too_long: Arc::new(Analysis::too_long()),
@@ -125,6 +130,18 @@ impl ClassCache {
         if sql.len() > TEXT_MAX {
             return Arc::clone(&self.too_long);
         }
+        if !hints {
+            return self.analyse_text(sql, hints);
+        }
+        let Ok(mut texts) = self.texts.try_borrow_mut() else { return Arc::new(Analysis::of(sql, hints)) };
+        let Some(text) = texts.find(sql) else { return self.analyse_text(sql, hints) };
+        if text.analysis.is_some() {
+            self.hits.set(self.hits.get().wrapping_add(1));
+        }
+        Arc::clone(text.analysis.get_or_insert_with(|| self.analyse_text(sql, hints)))
+    }
+
+    fn analyse_text(&self, sql: &[u8], hints: bool) -> Arc<Analysis> {
         let Ok(mut table) = self.table.try_borrow_mut() else { return Arc::new(Analysis::of(sql, hints)) };
         let table = &mut *table;
         if table.reads(sql, hints)
@@ -148,16 +165,33 @@ impl ClassCache {
         analysis
     }
 
-    /// A hash of the fingerprint of `sql`, the same in every process of this version; 0 for a text that is not looked into. Remembers
-    /// nothing but the last.
+    /// A hash of the fingerprint of `sql`, the same in every process of this version; 0 for a text that is not looked into.
     #[must_use]
     pub fn fingerprint(&self, sql: &[u8]) -> u64 {
+        let known = self.texts.try_borrow_mut().ok().and_then(|mut texts| texts.find(sql).map(|text| text.fingerprint));
+        known.unwrap_or_else(|| self.fingerprint_text(sql))
+    }
+
+    fn fingerprint_text(&self, sql: &[u8]) -> u64 {
         let Ok(mut table) = self.table.try_borrow_mut() else { return 0 };
         if sql.len() > TEXT_MAX {
             return 0;
         }
         table.reads(sql, true);
         foldhash::quality::FixedState::with_seed(SEED).hash_one(table.scratch.as_slice())
+    }
+
+    /// What `sql`, which is about to be sent, may leave behind, and [`Self::fingerprint`]: looked up together, or found out and
+    /// remembered.
+    #[must_use]
+    pub fn read(&self, sql: &[u8]) -> (Effects, u64) {
+        let Ok(mut texts) = self.texts.try_borrow_mut() else { return (Effects::of(sql), self.fingerprint_text(sql)) };
+        if let Some(text) = texts.find(sql) {
+            return (text.effects.unwrap_or_else(|| Effects::of(sql)), text.fingerprint);
+        }
+        let (read, fingerprint) = (Effects::read(sql), self.fingerprint_text(sql));
+        texts.missed(sql, fingerprint, (!read.by_values).then_some(read.effects));
+        (read.effects, fingerprint)
     }
 
     /// The fingerprint of `sql` for people; `None` for a text that is not looked into.

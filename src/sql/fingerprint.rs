@@ -229,7 +229,7 @@ pub fn moves_its_end(token: Token<'_>) -> bool {
 
 /// What a number is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Number {
+pub(super) enum Number {
     Integer,
     Decimal,
     /// With something behind it that is a number in some version of PostgreSQL, and something else in others.
@@ -237,7 +237,7 @@ enum Number {
 }
 
 impl Number {
-    fn of(text: &[u8]) -> Self {
+    pub(super) fn of(text: &[u8]) -> Self {
         let digits = |text: &[u8]| text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
         let whole = digits(text);
         let rest = text.get(whole..).unwrap_or_default();

@@ -3,6 +3,7 @@
 //! - [`opening`]: the words a statement opens with
 //! - [`lexer`]: its tokens
 //! - [`effects`]: what it may leave behind in its session
+//! - [`texts`]: what is known of it already, by its [`shape`], without lexing it again
 //! - [`assignment`]: which settings it changes; [`deallocate`]: which prepared statement it takes away
 //!
 //! And where it may run, in the order in which it is found out:
@@ -29,4 +30,6 @@ pub mod lexer;
 pub mod opening;
 pub mod query;
 pub mod second_opinion;
+pub mod shape;
 pub mod statement;
+pub mod texts;

@@ -19,6 +19,7 @@ use crate::proxy::server::Server;
 use crate::proxy::statements::Statement;
 use crate::proxy::tally::block::Block;
 use crate::proxy::tally::followed::{self, Followed};
+use crate::sql::effects::Effects;
 use crate::stats::Totals;
 
 /// What of a session has not been counted to a pool yet.
@@ -36,6 +37,8 @@ pub struct Tally {
     waited_us: u64,
     /// Since when a transaction runs; 0 is none.
     xact_since_us: u64,
+    /// The fingerprint of the simple query that is being accounted for.
+    fingerprint: u64,
 }
 
 impl Session {
@@ -101,13 +104,22 @@ impl Session {
         }
     }
 
+    /// Looks at the text of a simple query, if it is here as a whole: what it may leave behind is told, what to count it as is
+    /// kept.
+    pub(super) fn read_text(&mut self, body: Option<&[u8]>) -> Effects {
+        let sql = body.map(|body| split_cstr(body).map_or(body, |(sql, _)| sql));
+        let (effects, fingerprint) = sql.map_or((Effects::HIDES, 0), |sql| self.worker.classes.read(sql));
+        self.tally.fingerprint = fingerprint;
+        effects
+    }
+
     /// A message has been accounted for and is being sent.
     pub(super) fn count_message(&mut self, tag: u8, body: &[u8], passes: bool, loan: &Loan, server: &mut Server) {
         let renames = self.renames();
         match tag {
             b'Q' => {
                 let sql = split_cstr(body).map_or(body, |(sql, _)| sql);
-                let statement = self.follow(sql, &loan.pool);
+                let statement = self.follow(sql, self.tally.fingerprint, &loan.pool);
                 let (now, waited) = self.turn();
                 server.runs.query(Some(statement), now, waited);
             }
@@ -129,7 +141,8 @@ impl Session {
                 server.runs.parses += u32::from(passes);
                 if !renames && let Some((name, definition)) = split_cstr(body) {
                     let sql = split_cstr(definition).map_or(definition, |(sql, _)| sql);
-                    let statement = self.follow(sql, &loan.pool);
+                    let fingerprint = self.worker.classes.fingerprint(sql);
+                    let statement = self.follow(sql, fingerprint, &loan.pool);
                     server.runs.prepare(name, statement);
                 }
             }
@@ -154,16 +167,15 @@ impl Session {
         (now, std::mem::take(&mut self.tally.waited_us))
     }
 
-    fn follow(&self, sql: &[u8], pool: &Pool) -> Arc<Followed> {
+    fn follow(&self, sql: &[u8], fingerprint: u64, pool: &Pool) -> Arc<Followed> {
         let (classes, key) = (&self.worker.classes, &pool.key);
-        let fingerprint = classes.fingerprint(sql);
-        self.worker.followers.follow(fingerprint, pool.blocks.number, key, || followed::shown(classes, sql))
+        self.worker
+            .followers
+            .follow(fingerprint, pool.blocks.number, key, || followed::shown(classes, sql, fingerprint))
     }
 
     fn follow_statement(&self, statement: &Statement, pool: &Pool) -> Arc<Followed> {
-        let (classes, key) = (&self.worker.classes, &pool.key);
-        let fingerprint = statement.fingerprint(classes);
-        self.worker.followers.follow(fingerprint, pool.blocks.number, key, || followed::shown(classes, statement.sql()))
+        self.follow(statement.sql(), statement.fingerprint(&self.worker.classes), pool)
     }
 
     /// What a client's name stands for.

@@ -273,8 +273,7 @@ impl Session {
         loan.acts |= matches!(tag, b'Q' | b'B' | b'E' | b'F'); // a portal lives up to the Sync
         match tag {
             b'Q' => {
-                let whole = HEADER_LEN + body.len() == total;
-                let effects = if whole { Effects::of(body) } else { Effects::HIDES };
+                let effects = self.read_text((HEADER_LEN + body.len() == total).then_some(body));
                 if let Err(error) = self.notice(effects, body, b"", loan, server) {
                     return refuse_query(server, out, at, error, total).map_err(in_copy);
                 }

@@ -158,10 +158,11 @@ impl Known {
     }
 }
 
-/// A statement's text for people: no literals, and not longer than [`TEXT_MAX`].
+/// A statement's text for people: no literals, and not longer than [`TEXT_MAX`]. Without a fingerprint it is any that is too long.
 #[must_use]
-pub fn shown(classes: &ClassCache, sql: &[u8]) -> String {
-    let mut text = classes.shown(sql).unwrap_or_else(|| "(too long to be looked into)".to_owned());
+pub fn shown(classes: &ClassCache, sql: &[u8], fingerprint: u64) -> String {
+    let text = if fingerprint == 0 { None } else { classes.shown(sql) };
+    let mut text = text.unwrap_or_else(|| "(too long to be looked into)".to_owned());
     if text.len() > TEXT_MAX {
         let cut = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(cut);
@@ -201,7 +202,7 @@ mod tests {
     fn a_long_text_is_cut_between_two_characters() {
         let classes = ClassCache::default();
         let sql = format!("select {}é", "é".repeat(800));
-        let text = shown(&classes, sql.as_bytes());
+        let text = shown(&classes, sql.as_bytes(), 1);
         assert!(text.len() <= TEXT_MAX + 3 && text.ends_with("é…"), "{text}");
     }
 }

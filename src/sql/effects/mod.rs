@@ -113,8 +113,23 @@ impl Effects {
     /// What `sql`, any number of statements, may leave behind.
     #[must_use]
     pub fn of(sql: &[u8]) -> Self {
+        reading::of(sql).effects
+    }
+
+    /// The same, and whether it holds for other values of its literals.
+    #[must_use]
+    pub fn read(sql: &[u8]) -> Read {
         reading::of(sql)
     }
+}
+
+/// What a text may leave behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// This.
+    pub effects: Effects,
+    /// With other values in its literals, it might be something else.
+    pub by_values: bool,
 }
 
 impl BitOr for Effects {

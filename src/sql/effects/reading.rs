@@ -2,9 +2,9 @@
 //!
 //! Not here: what single words say (`words.rs`), what a setting ends as (`set_config.rs`).
 
-use super::Effects;
 use super::set_config::{set_config, set_tail};
 use super::words::{built_in, contains, defined, opening, outdated};
+use super::{Effects, Read};
 use crate::sql::lexer::{Lexer, Token};
 
 /// How deep bodies of `DO` are looked into.
@@ -37,12 +37,12 @@ pub(super) enum Verb {
     Update,
 }
 
-/// What `sql`, any number of statements, may leave behind.
-pub(super) fn of(sql: &[u8]) -> Effects {
+/// What `sql`, any number of statements, may leave behind, and whether its literals were looked into.
+pub(super) fn of(sql: &[u8]) -> Read {
     of_nested(sql, NESTING_MAX)
 }
 
-fn of_nested(sql: &[u8], nesting: u8) -> Effects {
+fn of_nested(sql: &[u8], nesting: u8) -> Read {
     let mut reading = Reading {
         lexer: Lexer::new(sql),
         effects: Effects::NONE,
@@ -50,11 +50,12 @@ fn of_nested(sql: &[u8], nesting: u8) -> Effects {
         depth: 0,
         after_with: false,
         nesting,
+        by_values: false,
     };
     while let Some(token) = reading.lexer.next() {
         reading.take(token);
     }
-    reading.effects
+    Read { effects: reading.effects, by_values: reading.by_values }
 }
 
 /// A text, as far as it has been read.
@@ -68,6 +69,8 @@ struct Reading<'a> {
     after_with: bool,
     /// How much deeper bodies of `DO` are looked into.
     nesting: u8,
+    /// What a literal is, and not only that it is one, has mattered.
+    by_values: bool,
 }
 
 impl Reading<'_> {
@@ -101,11 +104,12 @@ impl Reading<'_> {
 
     /// A literal, which is code behind `DO`.
     fn code(&mut self, inner: &[u8]) {
+        self.by_values |= self.verb == Verb::Do;
         if self.verb == Verb::Do && ["create", "alter", "import"].iter().any(|word| contains(inner, word.as_bytes())) {
             self.effects |= Effects::OUTDATES; // in the middle of it, or in a text that is executed
         }
         if self.verb == Verb::Do && self.nesting > 0 {
-            self.effects |= of_nested(inner, self.nesting - 1);
+            self.effects |= of_nested(inner, self.nesting - 1).effects;
         }
     }
 
