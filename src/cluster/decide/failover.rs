@@ -140,17 +140,32 @@ impl Decider {
     pub(super) fn is_overtaken(&self, from: &NodeName, to: Option<&NodeName>) -> bool {
         let expected = |node: &NodeName| node == from || Some(node) == to;
         let timeline = self.word(from).and_then(|status| status.postgres.timeline);
-        if !self.op.own && self.record.timeline.is_some() && timeline > self.record.timeline {
+        if self.op.own {
+            return false;
+        }
+        let is_later = self.record.timeline.is_some() && timeline > self.record.timeline;
+        if is_later || self.has_gone_on() {
             return true;
         }
-        !self.op.own
-            && self.nodes.values().any(|known| {
-                let name = &known.member.name;
-                let promoted = !expected(name)
-                    && known.is_writable(self.now)
-                    && known.word(self.now).is_some_and(|status| status.epoch > self.record.epoch);
-                promoted || self.followed_by(name).is_some_and(|upstream| !expected(&upstream))
-            })
+        self.nodes.values().any(|known| {
+            let name = &known.member.name;
+            let promoted = !expected(name)
+                && known.is_writable(self.now)
+                && known.word(self.now).is_some_and(|status| status.epoch > self.record.epoch);
+            promoted || self.followed_by(name).is_some_and(|upstream| !expected(&upstream))
+        })
+    }
+
+    /// Some agent was ordered what is only ordered once its epoch is recorded, and that epoch is above the record's.
+    fn has_gone_on(&self) -> bool {
+        let words = self.nodes.values().filter_map(|known| known.word(self.now));
+        words.filter_map(|status| status.job.as_ref()).any(|job| {
+            let towards = matches!(
+                job.order.directive,
+                Directive::Fence | Directive::Freeze | Directive::Demote | Directive::Promote { .. }
+            );
+            job.order.epoch > self.record.epoch && !towards
+        })
     }
 
     // --- gate (a)

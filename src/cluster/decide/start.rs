@@ -13,7 +13,7 @@ use super::{Intent, Reason};
 
 /// For so long every agent is waited for.
 const EVERYBODY: Duration = Duration::from_secs(5);
-/// For so long the other agents are waited for when the recorded primary is well.
+/// For so long the other agents are waited for when the recorded primary is well, or something is recorded as under way.
 const OTHERS: Duration = Duration::from_secs(1);
 /// Why nobody is named.
 const NOBODY: &str = "no agent says that its PostgreSQL accepts writes: start the one that is to be the primary";
@@ -26,12 +26,17 @@ impl Decider {
             self.store(Stage::Starting); // this life has a generation of its own
             return;
         }
-        if self.record.intent.is_some() {
-            self.go_on();
-            return;
-        }
         let agents = self.settings.nodes.iter().filter(|member| member.has_agent);
         let everybody = agents.clone().all(|member| self.word(&member.name).is_some());
+        if self.record.intent.is_some() {
+            // whoever answers at once may know that it is an old story
+            if everybody || since >= OTHERS {
+                self.go_on();
+            } else {
+                self.block(Reason::Busy, "what the record says is under way waits for a word of each agent");
+            }
+            return;
+        }
         let Some(primary) = self.record.primary.clone() else {
             self.adopt(everybody || since >= EVERYBODY, everybody);
             return;
@@ -198,6 +203,9 @@ impl Decider {
         self.tell(None, true, format!("{why}: what the record says is under way is an old story, and left"));
         self.record.intent = None;
         self.record.primary = None;
+        // an order that has not arrived must not be given once more; a job that runs is in its agent's word
+        self.errands.clear();
+        self.repairs.clear();
         self.op = super::operation::Operation { stage_since: self.now, ..Default::default() };
         self.began = Some(self.now);
         self.store(Stage::Starting);
