@@ -99,6 +99,7 @@ fn tell(blow: Blow, run: usize, outcome: &Outcome) {
         outcome.verdict.acknowledged,
         outcome.verdict.error_count(),
         outcome.pgbench.as_ref().map_or_else(String::new, |pgbench| format!(", {pgbench:?}")),
-        outcome.faults(blow).iter().map(|fault| format!(" !! {fault}")).collect::<String>(),
+        outcome.faults(blow).iter().map(|fault| format!(" !! {fault}")).collect::<String>()
+            + &outcome.verdict.last_loss.as_ref().map_or_else(String::new, |words| format!(" ({words})")),
     );
 }

@@ -37,6 +37,7 @@ struct Book {
     pages: Vec<Page>,
     errors: BTreeMap<String, u64>,
     last_error: Option<String>,
+    last_loss: Option<String>,
 }
 
 /// One client's.
@@ -95,6 +96,8 @@ pub struct Verdict {
     pub duplicates: u64,
     /// Connections made beyond one for each client.
     pub reconnected: u64,
+    /// With which words the last of them was lost.
+    pub last_loss: Option<String>,
     /// What clients were told instead of success, by SQLSTATE, or `closed`, `connect`, `silence`.
     pub errors: BTreeMap<String, u64>,
 }
@@ -224,7 +227,8 @@ impl Checker {
                 .map(|page| (page.acked.clone(), page.doubtful.clone(), page.refused.clone()))
                 .collect();
             let reconnected = book.pages.iter().map(|page| page.connections.saturating_sub(1)).sum();
-            (known, Verdict { reconnected, errors: book.errors.clone(), ..Verdict::default() })
+            let (errors, last_loss) = (book.errors.clone(), book.last_loss.clone());
+            (known, Verdict { reconnected, last_loss, errors, ..Verdict::default() })
         };
         let (present, duplicates) = present(&ask()?);
         verdict.duplicates = duplicates;
@@ -350,6 +354,7 @@ impl Inserter {
                     self.page(|page| page.connections += 1);
                     if let Err(error) = self.rows(&client, &mut seq).await {
                         self.fail("closed", &error);
+                        self.book.lock().last_loss = Some(words(&error));
                     }
                     drop(client);
                     let _ = connection.await;
@@ -397,7 +402,12 @@ impl Inserter {
             return Err(error);
         }
         self.fail("", &error);
-        client.batch_execute("ROLLBACK").await?; // a warning when no block is open
+        // a warning when no block is open; it may meet a server that goes as well
+        match client.batch_execute("ROLLBACK").await {
+            Err(error) if client.is_closed() || error.code().is_none() => return Err(error),
+            Err(error) => self.fail("", &error),
+            Ok(()) => {}
+        }
         tokio::time::sleep(RETRY).await;
         Ok(())
     }
@@ -440,10 +450,14 @@ impl Inserter {
         let mut book = self.book.lock();
         let code = error.code().map(|code| code.code().to_owned());
         *book.errors.entry(code.unwrap_or_else(|| otherwise.to_owned())).or_default() += 1;
-        book.last_error = Some(match error.as_db_error() {
-            Some(db) => format!("{} {}", db.code().code(), db.message()),
-            None => error.to_string(),
-        });
+        book.last_error = Some(words(error));
+    }
+}
+
+fn words(error: &Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} {}", db.code().code(), db.message()),
+        None => error.to_string(),
     }
 }
 

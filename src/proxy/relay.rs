@@ -35,6 +35,10 @@ const HEADROOM: usize = 64;
 /// Messages whose content matters are waited for up to this size; a larger one of them is no server's.
 const LOOKED_INTO_MAX: usize = 60_000;
 
+/// Any other message is passed on whole up to this size, as much as a server process sends at a time (`PqSendBuffer`): one that
+/// dies between two parts of a result leaves half a message behind, and nothing can be said to a client that has read half of one.
+const WHOLE_MAX: usize = 8 * 1024;
+
 /// What goes to the client of one read: the buffer itself, or something put together.
 struct Incoming {
     lent: Lent,
@@ -354,6 +358,10 @@ impl Session {
                 if matches!(tag, b'Z' | b'S' | b'C') {
                     return Err(desync(loan, server, tag));
                 }
+            }
+            if total > rest.len() && total <= WHOLE_MAX {
+                server.carry.extend_from_slice(rest);
+                return Ok(());
             }
             let here = total.min(rest.len());
             let first = ready_status(tag, total, rest);

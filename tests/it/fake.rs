@@ -46,10 +46,16 @@ impl FakeNode {
     /// A howdah that takes this for its primary and trusts its clients.
     #[track_caller]
     pub fn howdah(&self, extra: &str) -> Howdah {
+        self.howdah_that_asks(&format!("{extra}\n[auth]\nmethod = \"trust\"\n"))
+    }
+
+    /// A howdah that takes this for its primary.
+    #[track_caller]
+    pub fn howdah_that_asks(&self, extra: &str) -> Howdah {
         let (port, http_port) = (free_port().unwrap(), free_port().unwrap());
         let real = format!("port = {}\n", shared().primary().port());
         let toml = config(shared().nodes(), port, http_port, extra).replace(&real, &format!("port = {}\n", self.port));
-        Howdah::start(&format!("{toml}\n[auth]\nmethod = \"trust\"\n"), port, http_port)
+        Howdah::start(&toml, port, http_port)
     }
 }
 

@@ -18,6 +18,7 @@ mod consistency;
 mod console;
 mod console_golden;
 mod copy;
+mod cuts;
 mod demo;
 mod drivers;
 mod eighteen;

@@ -109,6 +109,37 @@ fn a_turn_that_came_with_settings_to_a_server_that_had_gone_is_answered_whole() 
 }
 
 #[test]
+fn an_end_of_no_block_is_asked_again_when_its_server_goes_away() {
+    let (_howdah, mut client) = served("");
+    let prepared = [wire::parse("r", "ROLLBACK", &[]), wire::sync()].concat();
+    client.send(&prepared);
+    client.read_until_ready();
+    let extended = |sql: &str| {
+        let run = [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::describe(b'P', ""), wire::execute("", 0)];
+        [run.concat(), wire::sync()].concat()
+    };
+    let named = [wire::bind("", "r", &[]), wire::execute("", 0), wire::sync()].concat();
+    // what pools send with a connection that is given back, most of all after an error
+    for turn in [wire::query("ROLLBACK"), extended("ROLLBACK"), named, wire::query("COMMIT;"), extended("ABORT")] {
+        let pid = client.value("SELECT pg_backend_pid()");
+        end_unread(&pid, || {
+            client.send(&turn);
+            client.expect_silence(Duration::from_millis(50));
+        });
+        let answer = client.read_until_ready();
+        assert!(answer.iter().all(|message| message.tag != b'E'), "{answer:?}");
+        assert_eq!(answer.last().unwrap().short(), "Z:I");
+    }
+    // something else came with it
+    let pid = client.value("SELECT pg_backend_pid()");
+    end_unread(&pid, || {
+        client.send(&wire::query("COMMIT; INSERT INTO t VALUES (1)"));
+        client.expect_silence(Duration::from_millis(50));
+    });
+    assert_eq!(wire::short(&client.read_until_ready()), ["E:08007", "Z:I"]);
+}
+
+#[test]
 fn every_batch_of_a_pipeline_is_answered_when_its_server_goes_away() {
     let (_howdah, mut client) = served("");
     let pid = client.value("SELECT pg_backend_pid()");

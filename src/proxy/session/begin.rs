@@ -1,14 +1,15 @@
-//! A transaction's beginning, where it takes more than passing it on.
+//! A transaction's beginning, where it takes more than passing it on; and an end where nothing had begun.
 //!
-//! A BEGIN changes nothing: one whose server goes away is asked again elsewhere (as is what only prepares statements), and one that has waited for a server in vain is
-//! accepted, so that it is the first statement of the block that is refused: there every driver copes, where a BEGIN that fails
+//! A BEGIN changes nothing: one whose server goes away is asked again elsewhere, as is what only prepares statements, and a ROLLBACK
+//! or COMMIT outside a block: pools send one with whatever they are given back, and part with a connection where that fails. A BEGIN
+//! that has waited for a server in vain is accepted, so that it is the first statement of the block that is refused: there every driver copes, where a BEGIN that fails
 //! leaves some in step with nothing (ARCHITECTURE.md, "When a server goes away").
 //!
 //! Not here: what such a block is told from then on (`lost.rs`).
 
 use super::Session;
 use super::lost::LostBlock;
-use super::request::may_commit;
+use super::request::has_several;
 use crate::protocol::frame::{split_client, split_cstr};
 use crate::protocol::messages;
 use crate::proxy::error::ClientError;
@@ -29,15 +30,22 @@ impl Session {
         }
     }
 
-    /// Whether the request opens a transaction block, whatever else it does.
-    pub(super) fn begins_block(&self) -> bool {
-        self.first_text().is_some_and(|sql| Opening::of(sql) == Opening::Begin)
+    /// What the request opens with, whatever else it does.
+    pub(super) fn opening(&self) -> Opening {
+        self.first_text().map_or(Opening::Other, Opening::of)
     }
 
     /// How long the request is if it begins a block and does nothing else; `answer` gets what that is answered with.
-    pub(super) fn lone_begin(&self, mut answer: impl FnMut(&[u8])) -> Option<usize> {
-        let sql = self.first_text()?;
-        if Opening::of(sql) != Opening::Begin || may_commit(Opening::Begin, sql) {
+    fn lone_begin(&self, mut answer: impl FnMut(&[u8])) -> Option<usize> {
+        let length = (self.opening() == Opening::Begin).then(|| self.lone(&mut answer)).flatten()?;
+        answer(&messages::BEGUN);
+        Some(length)
+    }
+
+    /// How long the request is if it is one statement without rows, from its Parse or Bind to its Sync; `answer` gets what comes in
+    /// front of its CommandComplete.
+    fn lone(&self, mut answer: impl FnMut(&[u8])) -> Option<usize> {
+        if has_several(self.first_text()?) {
             return None;
         }
         let data = self.inbox.bytes();
@@ -63,14 +71,14 @@ impl Session {
                 _ => return None,
             }
         }
-        answer(&messages::BEGUN);
         Some(data.len() - rest.len())
     }
 
-    /// Whether the request does nothing that could not be done twice: it begins a block, or prepares statements.
-    pub(super) fn is_harmless(&self, begins: bool) -> bool {
-        if begins {
-            return self.lone_begin(|_| {}).is_some();
+    /// Whether the request, which opens like this outside a block, does nothing that could not be done twice: it begins a block, ends
+    /// none, or prepares statements.
+    pub(super) fn is_harmless(&self, opening: Opening) -> bool {
+        if matches!(opening, Opening::Begin | Opening::Commit | Opening::Rollback) {
+            return self.lone(|_| {}).is_some();
         }
         let mut rest = self.inbox.bytes();
         while let Some((tag @ (b'P' | b'D' | b'C' | b'S'), _, behind)) = split_client(rest) {

@@ -359,12 +359,15 @@ impl Session {
 pub(super) fn may_commit(opening: Opening, sql: &[u8]) -> bool {
     match opening {
         Opening::Commit | Opening::PrepareTransaction => true,
-        _ => {
-            let text = split_cstr(sql).map_or(sql, |(text, _)| text);
-            let text = text.trim_ascii_end();
-            memchr::memchr(b';', text.strip_suffix(b";").unwrap_or(text)).is_some()
-        }
+        _ => has_several(sql),
     }
+}
+
+/// Whether a text may be several statements.
+pub(super) fn has_several(sql: &[u8]) -> bool {
+    let text = split_cstr(sql).map_or(sql, |(text, _)| text);
+    let text = text.trim_ascii_end();
+    memchr::memchr(b';', text.strip_suffix(b";").unwrap_or(text)).is_some()
 }
 
 /// The message of an answer of howdah's own.

@@ -13,6 +13,7 @@ use crate::protocol::frame::{HEADER_LEN, Scan, scan_client};
 use crate::protocol::messages;
 use crate::proxy::client::Signal;
 use crate::proxy::error::ClientError;
+use crate::sql::opening::Opening;
 
 /// Why a session, or the loan of a server, ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +87,8 @@ impl Session {
             return Err(error.into());
         }
         self.request_begins();
-        let begins = self.begins_block();
+        let opening = self.opening();
+        let begins = opening == Opening::Begin;
         if begins && self.is_statement_mode() {
             return self.refuse(ClientError::StatementMode);
         }
@@ -109,7 +111,7 @@ impl Session {
         match &mut loan.visit {
             Some(visit) => (visit.block, visit.all) = (routed.block, routed.need == Need::Replica),
             // it can be asked again
-            None if routed.need == Need::Read && !routed.block || self.is_harmless(begins) => {
+            None if routed.need == Need::Read && !routed.block || self.is_harmless(opening) => {
                 loan.visit = Some(Visit::at(None));
             }
             None => {}
