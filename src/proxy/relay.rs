@@ -19,6 +19,7 @@ use super::session::outbox::Outbox;
 use super::session::request::local_message;
 use super::session::run::End;
 use super::session::trail::Trail;
+use super::session::visit::Elsewhere;
 use super::session::{Alone, Loan, Session};
 use super::statements::Statement;
 use crate::net::buffer::{self, Growing, Lent};
@@ -613,9 +614,16 @@ impl Session {
         if again::is_first(incoming.made.as_ref(), incoming.run, at) && self.takes_again(loan, server, &error) {
             return Ok(false);
         }
-        if self.takes_elsewhere(loan, server, &error) {
-            incoming.forget_turn(at, &mut self.pending);
-            return Ok(false);
+        match self.takes_elsewhere(loan, server, &error) {
+            Some(Elsewhere::One) => {
+                incoming.forget_turn(at, &mut self.pending);
+                return Ok(false);
+            }
+            Some(Elsewhere::All) => {
+                incoming.forget_turn(at, &mut self.pending);
+                return Err(End::ServerLost);
+            }
+            None => {}
         }
         if loan.expiry_underway && error.code == Some(SqlState::QUERY_CANCELED) {
             loan.query_expired = false;

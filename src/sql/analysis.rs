@@ -37,6 +37,8 @@ pub struct Analysis {
     pub access: Option<Access>,
     /// Likewise.
     pub isolation: Option<Isolation>,
+    /// Why a standby might do something else than the primary and say nothing, whatever kind of statement it is.
+    silent: Option<Reason>,
     said: Said,
     /// The last generation that was asked about, and the verdict; 0 when none was.
     memo: AtomicU64,
@@ -77,6 +79,7 @@ impl Analysis {
             opening: Opening::of(text),
             access: modes.access,
             isolation: modes.isolation,
+            silent: built_ins::silent_on_standby(text),
             said: said.map_or_else(Said::Settled, Said::Reads),
             memo: AtomicU64::new(0),
         }
@@ -90,6 +93,7 @@ impl Analysis {
             opening: Opening::Other,
             access: None,
             isolation: None,
+            silent: None,
             said: Said::Settled(Verdict::unknown(Reason::TooLong)),
             memo: AtomicU64::new(0),
         }
@@ -106,10 +110,26 @@ impl Analysis {
 
     /// What its hint makes of it, if it has one. Not even a hint sends to a standby what would do something else there and say
     /// nothing.
+    ///
+    /// Nor a `DO`, whose code is not looked into.
     #[must_use]
     pub fn hinted(&self) -> Option<Verdict> {
-        let silent = || self.settled().filter(|verdict| verdict.reason.is_silent_on_standby());
-        self.hint.map(|hint| silent().unwrap_or(hint.verdict()))
+        let hint = self.hint?;
+        if hint == Hint::Primary {
+            return Some(hint.verdict());
+        }
+        let runs_code = self.settled().filter(|verdict| verdict.reason == Reason::Do);
+        Some(self.silent.map(Verdict::write).or(runs_code).unwrap_or(hint.verdict()))
+    }
+
+    /// Why `sql`, whose analysis this is, might do something else on a standby than on the primary and say nothing.
+    #[must_use]
+    pub fn silent(&self, sql: &[u8]) -> Option<Reason> {
+        match self.settled().map(|verdict| verdict.reason) {
+            Some(Reason::TooLong) => built_ins::silent_on_standby(sql),
+            Some(Reason::Do) => built_ins::may_be_silent_on_standby(sql),
+            _ => self.silent,
+        }
     }
 
     /// Where it may run, by what is known of its database. Allocates nothing.
@@ -287,6 +307,33 @@ mod tests {
         ] {
             assert_eq!(verdict(sql).reason, reason, "{sql}");
         }
+    }
+
+    #[test]
+    fn what_would_be_silent_on_a_standby_is_found_in_every_kind_of_statement_and_no_hint_sends_it_there() {
+        let lock = Some(Reason::AdvisoryLock);
+        for (sql, silent) in [
+            ("select 1", None),
+            ("select 'pg_advisory_lock(1)'", None),
+            ("select 1; select PG_Advisory_Lock(1)", lock),
+            ("select 1; select \"pg_try_advisory_xact_lock\"(1); garbage", lock),
+            ("explain analyze select pg_advisory_lock(1)", lock),
+            ("declare c cursor for select pg_advisory_lock(1)", lock),
+            ("prepare p as select pg_catalog.pg_advisory_lock($1)", lock),
+            ("copy (select pg_export_snapshot()) to stdout", Some(Reason::ExportSnapshot)),
+            ("do $$ begin perform pg_advisory_lock(1); end $$", lock),
+            ("do $$ begin perform 1; end $$", None),
+        ] {
+            let analysis = Analysis::of(sql.as_bytes(), true);
+            assert_eq!(analysis.silent(sql.as_bytes()), silent, "{sql}");
+            let hinted = Analysis::of(format!("/* howdah: replica */ {sql}").as_bytes(), true).hinted().unwrap();
+            let stays = silent.is_some() || sql.starts_with("do");
+            assert_eq!(hinted.class, if stays { Class::Write } else { Class::Read }, "{sql}");
+            let hinted = Analysis::of(format!("/* howdah: primary */ {sql}").as_bytes(), true).hinted().unwrap();
+            assert_eq!(hinted.reason, Reason::HintPrimary);
+        }
+        let long = format!("select pg_advisory_lock(1), '{}'", "x".repeat(TEXT_MAX));
+        assert_eq!(Analysis::of(long.as_bytes(), true).silent(long.as_bytes()), lock);
     }
 
     #[test]

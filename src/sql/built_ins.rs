@@ -5,6 +5,7 @@
 //! schema here: who calls a function of his own `nextval` gets the primary.
 
 use super::class::Reason;
+use super::effects::mentions;
 
 /// Why what `name` calls belongs on the primary, whatever the catalogue says of it.
 #[must_use]
@@ -60,6 +61,29 @@ pub fn function(name: &[u8]) -> Option<Reason> {
         | b"gin_clean_pending_list" => Reason::Administration,
         _ => return None,
     })
+}
+
+/// Why `sql` may do something else on a standby and say nothing: it names such a function, wherever. Bodies of `DO` and other
+/// literals are not looked into.
+#[must_use]
+pub fn silent_on_standby(sql: &[u8]) -> Option<Reason> {
+    let mut found = None;
+    mentions(sql, &mut |name| {
+        found = function(name).filter(|reason| reason.is_silent_on_standby());
+        found.is_some()
+    });
+    found
+}
+
+/// The same of a text of which nobody knows what it is: words, not names.
+#[must_use]
+pub fn may_be_silent_on_standby(text: &[u8]) -> Option<Reason> {
+    const NAMES: [&[u8]; 3] = [b"pg_advisory_", b"pg_try_advisory_", b"pg_export_snapshot"];
+    let is_there = |name: &&&[u8]| text.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
+    NAMES
+        .iter()
+        .find(is_there)
+        .map(|name| if name.ends_with(b"snapshot") { Reason::ExportSnapshot } else { Reason::AdvisoryLock })
 }
 
 /// The same for names that begin with `pg_`.

@@ -48,6 +48,8 @@ pub struct Sample {
     pub number: u64,
     /// Where the next record would begin, less the page header in front of it: a standby can come as far as that.
     pub lsn: Lsn,
+    /// No later than that, and behind the record of every commit that a statement on the primary could see when it was asked.
+    pub shown: Lsn,
 }
 
 /// Samples that are remembered. Who has not looked for so long is given a later one, which bounds as well, only less closely.
@@ -94,13 +96,24 @@ impl Samples {
     /// earlier era is bounded by any sample of this one, one of a later era by none.
     #[must_use]
     pub fn bound(&self, stamp: Stamp) -> Option<Lsn> {
+        self.first_after(stamp).map(|sample| sample.lsn)
+    }
+
+    /// The same for who has done nothing but read on the primary: what others have begun since, and what PostgreSQL writes for
+    /// itself, was not to be seen.
+    #[must_use]
+    pub fn shown(&self, stamp: Stamp) -> Option<Lsn> {
+        self.first_after(stamp).map(|sample| sample.shown)
+    }
+
+    fn first_after(&self, stamp: Stamp) -> Option<&Sample> {
         let after = match stamp.era.cmp(&self.era) {
             std::cmp::Ordering::Less => 0,
             std::cmp::Ordering::Equal => stamp.asked,
             std::cmp::Ordering::Greater => return None,
         };
         let at = self.recent.partition_point(|sample| sample.number <= after);
-        self.recent.get(at).map(|sample| sample.lsn)
+        self.recent.get(at)
     }
 
     /// The defect of a build with known ones: the sample before the one that bounds.
@@ -119,7 +132,9 @@ mod tests {
 
     fn samples(era: u32, taken: &[(u64, u64)]) -> Samples {
         let mut samples = Samples::of(Era(era));
-        taken.iter().for_each(|(number, lsn)| samples.add(Sample { number: *number, lsn: Lsn(*lsn) }));
+        for (number, lsn) in taken {
+            samples.add(Sample { number: *number, lsn: Lsn(*lsn), shown: Lsn(lsn - 1) });
+        }
         samples
     }
 
@@ -139,14 +154,15 @@ mod tests {
             (stamp(4, 0), None),
         ] {
             assert_eq!(samples.bound(stamp), bound.map(Lsn), "{stamp:?}");
+            assert_eq!(samples.shown(stamp), bound.map(|lsn| Lsn(lsn - 1)), "{stamp:?}");
         }
     }
 
     #[test]
     fn a_late_answer_is_dropped_and_a_forgotten_one_replaced_by_a_later() {
         let mut taken = samples(1, &[(4, 40), (3, 30)]);
-        assert_eq!(taken.newest(), Some(Sample { number: 4, lsn: Lsn(40) }));
-        (5..600).for_each(|number| taken.add(Sample { number, lsn: Lsn(number * 10) }));
+        assert_eq!(taken.newest(), Some(Sample { number: 4, lsn: Lsn(40), shown: Lsn(39) }));
+        (5..600).for_each(|number| taken.add(Sample { number, lsn: Lsn(number * 10), shown: Lsn(number) }));
         let oldest = taken.bound(stamp(1, 0)).unwrap();
         assert_eq!(oldest, Lsn((600 - 256) * 10));
     }

@@ -75,6 +75,8 @@ pub(super) struct Fold {
     history: History,
     /// Of the present era.
     samples: Samples,
+    /// Which transactions could be seen at its last sample, and where the log ended when that was first so.
+    shown: Option<(Box<str>, Lsn)>,
     /// What the present era began with.
     era_line: Option<Line>,
 }
@@ -179,6 +181,7 @@ impl Fold {
             insert_lsn: None,
             history: History::default(),
             samples: Samples::default(),
+            shown: None,
             era_line: None,
         }
     }
@@ -212,6 +215,7 @@ impl Fold {
     /// This era has begun; only what is asked for in it enters from now on.
     pub(super) fn begin_era(&mut self, era: Era) {
         self.samples = Samples::of(era);
+        self.shown = None;
         self.era_line = self.line();
         // a primary that has crashed may be further back
         self.history.clear();
@@ -260,6 +264,7 @@ impl Fold {
                 received_lsn: None,
                 replayed_lsn: None,
                 flushed_lsn: None,
+                snapshot: None,
                 receiver: Receiver::Absent,
                 server_version: None,
             };
@@ -324,16 +329,32 @@ impl Fold {
     /// The primary has answered; what it said counts if it said so to a question of this era, over its line.
     fn sample(&mut self, stamp: Stamp) {
         let slot = self.primary_slot().filter(|slot| slot.connected);
-        let end = slot.and_then(|slot| slot.answer.as_ref()).and_then(|answer| answer.received_lsn);
-        let Some(lsn) = end else { return };
+        let Some(answer) = slot.and_then(|slot| slot.answer.as_ref()) else { return };
+        let Some(lsn) = answer.received_lsn else { return };
+        let snapshot = answer.snapshot.clone();
         self.history.add(lsn, self.now);
         if stamp.era == self.samples.era() && !self.needs_era() {
-            self.samples.add(Sample { number: stamp.asked, lsn });
+            let shown = self.shown(snapshot, lsn);
+            self.samples.add(Sample { number: stamp.asked, lsn, shown });
         }
         // who answered before there was a primary has not been compared with it
         let waiting = self.slots.iter().filter(|slot| slot.sampled > 0 && slot.standing.lag_time().is_none());
         let names: Vec<NodeName> = waiting.map(|slot| slot.name.clone()).collect();
         names.iter().for_each(|name| self.judge(name));
+    }
+
+    /// Behind which position of the log there is no commit that could be seen when the primary said that it ends at `end`.
+    ///
+    /// While the snapshot is the same no transaction has ended: one that was running is named in it, and one that began later
+    /// raises its end. And what is in a snapshot had its record in front of the end of the log that came with it.
+    fn shown(&mut self, snapshot: Option<Box<str>>, end: Lsn) -> Lsn {
+        match (&self.shown, snapshot) {
+            (Some((before, lsn)), Some(now)) if *before == now => *lsn,
+            (_, snapshot) => {
+                self.shown = snapshot.map(|snapshot| (snapshot, end));
+                end
+            }
+        }
     }
 
     /// How a standby that has answered stands to the primary.

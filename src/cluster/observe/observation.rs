@@ -32,6 +32,8 @@ pub(super) struct Answer {
     pub(super) replayed_lsn: Option<Lsn>,
     /// On a primary what it has flushed, and so may have sent.
     pub(super) flushed_lsn: Option<Lsn>,
+    /// On a primary which transactions could be seen before it said where its log ends: another text after each that ends.
+    pub(super) snapshot: Option<Box<str>>,
     /// A standby's WAL receiver.
     pub(super) receiver: Receiver,
     /// `server_version_num`, such as 150004.

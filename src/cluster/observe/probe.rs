@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::observation::{Answer, Miss, Observation};
 use super::question::Questions;
-use super::tail::Tail;
+use super::tail::{Help, Tail};
 use crate::catalog::connection::{ConnectionError, ControlConnection};
 use crate::catalog::{Monitor, WatchedNode};
 use crate::topology::{ClusterBoard, Role, Stamp};
@@ -33,9 +33,13 @@ const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const DEMAND_GAP: Duration = Duration::from_millis(2);
 /// Takes the log before it along to the disk, and so to the standbys: 96 bytes. `local`, or it would wait for a synchronous
 /// standby.
-const NUDGE: &str = "\
+const FIRM: &str = "\
     SET synchronous_commit = local; \
     SELECT pg_catalog.pg_logical_emit_message(true, 'howdah', '')";
+/// The same without a transaction id, and so without the record of a commit: for the WAL writer to flush.
+const GENTLE: &str = "SELECT pg_catalog.pg_logical_emit_message(false, 'howdah', '')";
+/// Flushed before it returns.
+const GENTLE_SINCE_17: &str = "SELECT pg_catalog.pg_logical_emit_message(false, 'howdah', '', true)";
 
 /// What a probe reports, and which probe it was.
 #[derive(Debug)]
@@ -210,17 +214,25 @@ impl Nudger {
         let (Some(end), Some(flushed)) = (answer.received_lsn, answer.flushed_lsn) else { return };
         let now = self.since.get_or_insert_with(Instant::now).elapsed();
         while self.running.try_join_next().is_some() {}
-        if self.running.is_empty() && self.tail.is_stuck(now, end, flushed, probe.monitor.lag_interval) {
+        if !self.running.is_empty() {
+            return;
+        }
+        if let Some(help) = self.tail.help(now, end, flushed, probe.monitor.lag_interval) {
             let (node, monitor) = (probe.node.clone(), probe.monitor.clone());
+            let nudge = match help {
+                Help::Firm => FIRM,
+                Help::Gentle if answer.server_version.is_some_and(|version| version >= 170_000) => GENTLE_SINCE_17,
+                Help::Gentle => GENTLE,
+            };
             self.running.spawn(async move {
                 let nudged = async {
                     let connection = ControlConnection::open(&node, &monitor, APPLICATION_NAME).await?;
-                    connection.rows(NUDGE).await?;
+                    connection.rows(nudge).await?;
                     connection.close().await;
                     Ok::<(), ConnectionError>(())
                 };
                 match nudged.await {
-                    Ok(()) => debug!(node = %node.name, lsn = %end, "unflushed log was helped to the standbys"),
+                    Ok(()) => debug!(node = %node.name, lsn = %end, ?help, "unflushed log was helped to the standbys"),
                     Err(error) => {
                         debug!(node = %node.name, %error, "unflushed log could not be helped to the standbys")
                     }

@@ -25,10 +25,12 @@ const STANDBY: &str = "\
         w.received_tli, w.pid IS NOT NULL, w.status \
     FROM pg_catalog.pg_stat_get_wal_receiver() w";
 
-/// In recovery it is an error.
+/// In recovery it is an error. The snapshot is the statement's own, taken before anything in it is computed: so every commit that
+/// it shows has its record in front of the end of the log that comes with it. Under its old name, which all versions have.
 const PRIMARY: &str = "\
     SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(), \
-        pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)";
+        pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8), \
+        pg_catalog.txid_current_snapshot()::pg_catalog.text";
 
 /// The questions that can be asked over one connection.
 #[derive(Debug)]
@@ -102,6 +104,7 @@ impl Questions {
             timeline: timeline.map(Timeline),
             received_lsn: lsn(row, 0)?.map(|insert| self.layout.end_before(insert)),
             flushed_lsn: lsn(row, 1)?,
+            snapshot: row.try_get::<_, Option<&str>>(3)?.map(Box::from),
             ..self.answer(Role::Primary)
         })
     }
@@ -115,6 +118,7 @@ impl Questions {
             received_lsn: None,
             replayed_lsn: None,
             flushed_lsn: None,
+            snapshot: None,
             receiver: Receiver::Absent,
             server_version: self.server_version,
         }

@@ -6,19 +6,29 @@
 //! - A standby that has replayed that far may be read from. It becomes the session's *home*, where a session that only reads
 //!   stays without looking again: what one standby shows never goes back while its life lasts.
 //! - To change home, or to come back from the primary, the bound of everything seen must be reached.
+//! - What only reads on the primary sees what has been committed there and nothing else: it asks for no more than the sample
+//!   shows ([`Samples::shown`]), so that who waits for a late replica on the primary is not held there by what PostgreSQL and the
+//!   monitor write meanwhile. Whoever writes, or reads on a standby (which may show a commit before the primary does), asks for
+//!   all of the log.
 //!
 //! No clock, and nothing is asked on a client's way. Not here: which of several standbys (`choice.rs`), waiting for a fresher
 //! sample (`session/destination.rs`).
 
 use crate::config::Consistency;
 use crate::pg::Lsn;
-use crate::topology::{ClusterView, NodeName, NodeView, Stamp, Unfit};
+#[cfg(doc)]
+use crate::topology::Samples;
+use crate::topology::{ClusterView, Era, NodeName, NodeView, Stamp, Unfit};
 
 /// The token of one session.
 #[derive(Clone, Debug, Default)]
 pub struct Token {
     /// What must be bounded before it reads from another standby than its home; `None` while it has seen nothing.
     stamp: Option<Stamp>,
+    /// The bound of that, once it is known: samples are forgotten.
+    floor: Option<(Era, Lsn)>,
+    /// It has only read on the primary since.
+    looked: Option<Stamp>,
     home: Option<Home>,
     /// Where it was at home last: its caches are warm there.
     last_home: Option<NodeName>,
@@ -55,8 +65,12 @@ impl Token {
     /// A reply from the primary has been read; `now` was taken after that.
     pub fn saw_primary(&mut self, consistency: Consistency, done: Done, now: Stamp) {
         match (consistency, done) {
-            (Consistency::Session, _) | (Consistency::OwnWrites, Done::Wrote) => {
-                self.stamp = Some(now);
+            (Consistency::Session, Done::Read) => {
+                self.looked = Some(now);
+                self.leave_home();
+            }
+            (Consistency::Session | Consistency::OwnWrites, Done::Wrote) => {
+                self.stamp_all(now);
                 self.leave_home();
             }
             (Consistency::OwnWrites, Done::Read) | (Consistency::Eventual | Consistency::Strict, _) => {}
@@ -66,19 +80,36 @@ impl Token {
     /// A reply from a standby has been read; `now` was taken after that.
     pub fn saw_standby(&mut self, consistency: Consistency, now: Stamp) {
         if consistency == Consistency::Session {
-            self.stamp = Some(now);
+            self.stamp_all(now);
+        }
+    }
+
+    const fn stamp_all(&mut self, now: Stamp) {
+        (self.stamp, self.floor, self.looked) = (Some(now), None, None);
+    }
+
+    /// Takes down what is known by now of how far a standby has to be.
+    pub fn learn(&mut self, view: &ClusterView) {
+        let era = view.samples.era();
+        if let Some(stamp) = self.stamp.filter(|_| self.floor.is_none_or(|(of, _)| of != era)) {
+            self.floor = bound_of(view, stamp).map(|lsn| (era, lsn));
         }
     }
 
     /// What a standby other than its home has to have reached.
     #[must_use]
     pub fn bound(&self, view: &ClusterView) -> Bound {
-        match self.stamp {
+        let of = |stamp: Option<Stamp>, known: &dyn Fn(Stamp) -> Option<Lsn>| match stamp {
             None => Bound::Reached(Lsn(0)),
-            Some(stamp) => match bound_of(view, stamp) {
-                Some(lsn) => Bound::Reached(lsn),
-                None => Bound::Unknown(stamp.asked),
-            },
+            Some(stamp) => known(stamp).map_or(Bound::Unknown(stamp.asked), Bound::Reached),
+        };
+        let floor = self.floor.filter(|(era, _)| *era == view.samples.era()).map(|(_, lsn)| lsn);
+        let all = of(self.stamp, &|stamp| floor.or_else(|| bound_of(view, stamp)));
+        let looked = of(self.looked, &|stamp| view.samples.shown(stamp));
+        match (all, looked) {
+            (Bound::Reached(all), Bound::Reached(looked)) => Bound::Reached(all.max(looked)),
+            (Bound::Unknown(all), Bound::Unknown(looked)) => Bound::Unknown(all.max(looked)),
+            (unknown @ Bound::Unknown(_), _) | (_, unknown) => unknown,
         }
     }
 
@@ -168,7 +199,10 @@ mod tests {
 
     fn view(samples: &[(u64, u64)], nodes: Vec<NodeView>) -> ClusterView {
         let mut taken = Samples::of(Era(1));
-        samples.iter().for_each(|(number, lsn)| taken.add(Sample { number: *number, lsn: Lsn(*lsn) }));
+        // what is shown is always half a dozen behind
+        samples.iter().for_each(|(number, lsn)| {
+            taken.add(Sample { number: *number, lsn: Lsn(*lsn), shown: Lsn(*lsn - 6) });
+        });
         ClusterView { primary: Some("a".into()), nodes, samples: taken, ..ClusterView::default() }
     }
 
@@ -185,7 +219,7 @@ mod tests {
     fn after_the_primary_the_first_later_sample_decides() {
         let mut token = Token::default();
         token.settle_at(&standby("b", 0));
-        token.saw_primary(SESSION, Done::Read, stamp(5));
+        token.saw_primary(SESSION, Done::Wrote, stamp(5));
         let before = view(&[(5, 50)], vec![standby("b", 99)]);
         assert_eq!((token.home(SESSION, &before), token.bound(&before)), (None, Bound::Unknown(5)));
         let after = view(&[(5, 50), (6, 60), (9, 90)], vec![]);
@@ -206,6 +240,34 @@ mod tests {
         assert_eq!(token.home(SESSION, &restarted), None);
         let lagging = view(&[(8, 80)], vec![NodeView { unfit: Some(Unfit::Lagging), ..home }]);
         assert_eq!(token.home(SESSION, &lagging), None);
+    }
+
+    #[test]
+    fn who_only_reads_on_the_primary_needs_what_it_was_shown_and_all_that_it_did_before() {
+        let mut token = Token::default();
+        token.saw_primary(SESSION, Done::Read, stamp(5));
+        assert_eq!(token.bound(&view(&[(5, 50)], vec![])), Bound::Unknown(5));
+        assert_eq!(token.bound(&view(&[(6, 60)], vec![])), Bound::Reached(Lsn(54)));
+        token.saw_primary(SESSION, Done::Wrote, stamp(6));
+        token.saw_primary(SESSION, Done::Read, stamp(8));
+        assert_eq!(token.bound(&view(&[(7, 70)], vec![])), Bound::Unknown(8));
+        assert_eq!(token.bound(&view(&[(7, 70), (9, 73)], vec![])), Bound::Reached(Lsn(70)));
+        assert_eq!(token.bound(&view(&[(7, 70), (9, 90)], vec![])), Bound::Reached(Lsn(84)));
+        // what the write needs is remembered for longer than its sample
+        token.learn(&view(&[(7, 70)], vec![]));
+        assert_eq!(token.bound(&view(&[(9, 76)], vec![])), Bound::Reached(Lsn(70)));
+        // in this era: another's positions are not to be compared with it
+        let mut later = view(&[], vec![]);
+        later.samples = Samples::of(Era(2));
+        assert_eq!(token.bound(&later), Bound::Unknown(8));
+        later.samples.add(Sample { number: 20, lsn: Lsn(40), shown: Lsn(40) });
+        token.learn(&later);
+        assert_eq!(token.bound(&later), Bound::Reached(Lsn(40)));
+        // a standby may have shown what the primary does not show yet
+        token.saw_standby(SESSION, stamp(10));
+        assert_eq!(token.bound(&view(&[(11, 110)], vec![])), Bound::Reached(Lsn(110)));
+        token.saw_primary(SESSION, Done::Read, stamp(11));
+        assert_eq!(token.bound(&view(&[(11, 110), (12, 112)], vec![])), Bound::Reached(Lsn(110)));
     }
 
     #[test]

@@ -68,7 +68,9 @@ impl Session {
         // statement was prepared (asyncpg's way), whose client expects nothing now
         let idle = pipeline.quiet() && !loan.untaken && !(open && loan.acts) || !loan.used;
         let half_told = server.is_half_told();
-        {
+        // given up, as it has refused what others are waiting behind
+        let refused = loan.visit.as_ref().is_some_and(|visit| visit.refused);
+        if !refused {
             let (node, user, database) = (&*loan.pool.key.node, &*loan.pool.key.user, &*loan.pool.key.database);
             let server_pid = server.identity.pid;
             let said =

@@ -33,15 +33,20 @@ impl Session {
         server: &mut Server,
     ) -> Result<(), ClientError> {
         if self.is_session_mode() {
-            // the server is the client's own, its login included; what may be read on a standby is everybody's
+            // the server is the client's own, its login included; what may be read on a standby is everybody's, and so is what
+            // functions, triggers and the like do from now on
             loan.trail.note(effects.and(Effects::OUTDATES), b"", b"");
+            if effects.any(Effects::DEFINES | Effects::REFERS) {
+                self.hidden_effects(effects, sql, loan, server);
+            }
             return Ok(());
         }
         loan.trail.step();
-        if let Some(error) = loan.visit.as_ref().and_then(|visit| self.is_silent_here(sql, visit)) {
+        let hidden = self.hidden_effects(effects, sql, loan, server);
+        if let Some(error) = loan.visit.as_ref().and_then(|visit| self.is_silent_here(sql, hidden, visit)) {
             return Err(error);
         }
-        let effects = effects | self.hidden_effects(effects, sql, loan, server);
+        let effects = effects | hidden;
         if effects.is_empty() {
             return Ok(());
         }

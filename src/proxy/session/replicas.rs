@@ -148,6 +148,7 @@ impl Replicas {
         let (standbys, now_ms) = (Arc::clone(&self.standbys), now_ms());
         let view = standbys.board.view();
         self.reads = 0;
+        self.token.learn(&view);
         if let Some(visited) = self.best_home(&view, now_ms) {
             return Some((visited, false));
         }

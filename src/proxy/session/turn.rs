@@ -22,6 +22,7 @@ use crate::proxy::server::Server;
 use crate::sql::analysis::Analysis;
 use crate::sql::begin::Access;
 use crate::sql::class::{Class, Reason, Verdict};
+use crate::sql::effects::Effects;
 
 /// Where a request goes, and what that will have shown its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,15 +291,16 @@ impl Session {
     }
 
     /// Whether a text must not be run on the replica that is lent, because it would do something else there in silence.
-    pub(super) fn is_silent_here(&self, sql: &[u8], visit: &Visit) -> Option<ClientError> {
+    /// `hidden` is what it does by the functions it calls.
+    pub(super) fn is_silent_here(&self, sql: &[u8], hidden: Effects, visit: &Visit) -> Option<ClientError> {
         if visit.at.is_none() || !(visit.block || visit.all) || self.is_session_mode() {
             return None; // it has been looked at, and only reads
         }
-        let reason = self.judge_text(sql).reason;
-        reason.is_silent_on_standby().then(|| {
-            self.count(Event::Silent);
-            ClientError::SilentOnReplica(reason.text())
-        })
+        let sql = split_cstr(sql).map_or(sql, |(sql, _)| sql);
+        let locks = || hidden.any(Effects::ADVISORY).then_some(Reason::AdvisoryLock);
+        let reason = self.worker.classes.analyse(sql, true).silent(sql).or_else(locks)?;
+        self.count(Event::Silent);
+        Some(ClientError::SilentOnReplica(reason.text()))
     }
 
     /// A loan has come to its end: what was read from its server has been seen from now on.

@@ -31,7 +31,8 @@ pub struct Visit {
     pub unkept: bool,
     /// Part of the answer to the oldest request has been passed on.
     pub told: bool,
-    /// The oldest request has been refused: it goes to the primary as soon as the server has come to its end.
+    /// The oldest request has been refused: it goes to the primary as soon as the server has come to its end, or without that
+    /// where more has been asked behind it.
     pub refused: bool,
     /// The client's next request does not belong here.
     pub over: bool,
@@ -43,6 +44,15 @@ impl Visit {
     pub const fn at(at: Option<Visited>) -> Self {
         Self { at, block: false, all: false, unkept: false, told: false, refused: false, over: false }
     }
+}
+
+/// What is asked of the primary because a replica has refused a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// That read, once the server has come to its end.
+    One,
+    /// That read and those behind it. Their answers are not waited for: the server is given up.
+    All,
 }
 
 /// Why a standby refuses what the primary would do.
@@ -93,25 +103,27 @@ impl Session {
         loan: &mut Loan,
         server: &mut Server,
         error: &ServerError,
-    ) -> bool {
-        let Some(event) = refusal(error) else { return false };
-        if !self.may_go_elsewhere(loan, server) || server.pipeline.readies() > 1 {
-            return false;
+    ) -> Option<Elsewhere> {
+        let event = refusal(error)?;
+        if !self.may_go_elsewhere(loan, server) {
+            return None;
         }
-        let Some(visit) = &mut loan.visit else { return false };
-        visit.refused = true;
-        server.pipeline.swallow_readies();
+        loan.visit.as_mut()?.refused = true;
         self.count(event);
         if error.code == Some(SqlState::READ_ONLY_SQL_TRANSACTION) {
             self.note_refusal(server.kept.oldest());
         }
-        true
+        if server.kept.turns() > 1 || server.pipeline.readies() > 1 {
+            return Some(Elsewhere::All);
+        }
+        server.pipeline.swallow_readies();
+        Some(Elsewhere::One)
     }
 
     /// Whether a request that the replica has skipped, as it cannot be brought to the session's settings, is asked of the
     /// primary instead: what they name may not have come here yet.
     pub(in crate::proxy) fn is_refused_whole(&self, loan: &mut Loan, server: &Server) -> bool {
-        let refused = self.may_go_elsewhere(loan, server);
+        let refused = self.may_go_elsewhere(loan, server) && server.kept.turns() == 1;
         if let Some(visit) = loan.visit.as_mut().filter(|_| refused) {
             visit.refused = true;
             self.count(Event::Refused);
@@ -119,15 +131,14 @@ impl Session {
         refused
     }
 
-    /// Whether what a replica refuses may be asked of the primary: nobody has seen anything of its answer, nothing has been
-    /// sent behind it that it would overtake, and the session keeps nothing here (a cursor `WITH HOLD`, a statement
-    /// prepared in SQL).
+    /// Whether what a replica refuses may be asked of the primary: nobody has seen anything of its answer, what has been sent
+    /// behind it is all here, and the session keeps nothing there (a cursor `WITH HOLD`, a statement prepared in SQL).
     fn may_go_elsewhere(&self, loan: &Loan, server: &Server) -> bool {
         let is_free = |visit: &Visit| visit.at.is_some() && !visit.all && !visit.unkept && !visit.told;
         loan.visit.as_ref().is_some_and(is_free)
             && !self.depends_on(loan)
             && server.pipeline.status() == b'I'
-            && server.kept.turns() == 1
+            && server.kept.turns() > 0
     }
 
     /// The refused request goes back to where it came from.
@@ -161,6 +172,10 @@ impl Session {
     /// The server has gone, outside a block: what it owes, so many answers and perhaps a batch without its end, is asked of
     /// another node.
     pub(super) fn reads_lost(&mut self, visit: &Visit, server: &mut Server, readies: usize, open: bool) {
+        if visit.refused {
+            self.rerun = Some(Need::Primary); // the first of them; the others are looked at again
+            return self.ask_again(server.kept.take());
+        }
         if let (Some(replicas), Some(at)) = (&mut self.member.replicas, visit.at) {
             replicas.avoid(at);
         }

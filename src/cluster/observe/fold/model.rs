@@ -22,6 +22,10 @@ struct Server {
     restarts: u64,
     place: u64,
     flushed: u64,
+    /// Behind the record of a commit that nobody sees yet.
+    committing: Option<u64>,
+    /// How many transactions have ended, and behind which record the last of them did.
+    ended: (u64, u64),
     /// Connections to an earlier one are dead.
     incarnation: u64,
 }
@@ -29,6 +33,11 @@ struct Server {
 impl Server {
     fn lsn(&self) -> Lsn {
         Lsn(u64::from(self.timeline) << 56 | self.restarts << 40 | self.place)
+    }
+
+    /// Behind all commits that can be seen.
+    fn shown(&self) -> Lsn {
+        Lsn(u64::from(self.timeline) << 56 | self.restarts << 40 | self.ended.1)
     }
 
     fn answer(&self) -> Answer {
@@ -40,6 +49,7 @@ impl Server {
             received_lsn: Some(self.lsn()),
             replayed_lsn: standby.then_some(self.lsn()),
             flushed_lsn: None,
+            snapshot: Some(self.ended.0.to_string().into()),
             receiver: if standby { Receiver::Streaming } else { Receiver::Absent },
             server_version: None,
         }
@@ -61,13 +71,15 @@ enum Session {
     Idle,
     /// Was sent to this node.
     Sent(usize),
-    /// The reply, which has not been read, shows this.
-    Replied(Lsn),
+    /// The reply, which has not been read, is of a log that ended here, and shows commits up to there.
+    Replied(Lsn, Lsn),
 }
 
 struct World {
     /// Whether samples are taken whenever they were asked for: the defect that eras are against.
     careless: bool,
+    /// Whether snapshots are compared across eras: the same.
+    hoards: bool,
     servers: [Server; 2],
     probes: [Probe; 2],
     reports: VecDeque<(usize, Observation)>,
@@ -75,18 +87,31 @@ struct World {
     fold: Fold,
     views: Vec<ClusterView>,
     sessions: [Session; SESSIONS],
-    tokens: Vec<(Stamp, Lsn)>,
+    tokens: Vec<(Stamp, Lsn, Lsn)>,
     now: Duration,
     bounds: usize,
+    /// Bounds of reads that ask for less.
+    closer: usize,
 }
 
 impl World {
-    fn new(careless: bool) -> Self {
-        let server = |role| Server { up: true, role, timeline: 1, restarts: 0, place: 5, flushed: 5, incarnation: 0 };
+    fn new(careless: bool, hoards: bool) -> Self {
+        let server = |role| Server {
+            up: true,
+            role,
+            timeline: 1,
+            restarts: 0,
+            place: 5,
+            flushed: 5,
+            committing: None,
+            ended: (0, 5),
+            incarnation: 0,
+        };
         let mut fold = Fold::new(3, 0);
         fold.arrange(&NAMES.map(NodeName::from));
         Self {
             careless,
+            hoards,
             servers: [server(Role::Primary), server(Role::Standby)],
             probes: Default::default(),
             reports: VecDeque::new(),
@@ -97,6 +122,7 @@ impl World {
             tokens: Vec::new(),
             now: Duration::ZERO,
             bounds: 0,
+            closer: 0,
         }
     }
 
@@ -110,12 +136,21 @@ impl World {
         let promotes = newest == 1 || self.views.last().and_then(has_seen) == Some(Timeline(newest));
         let (server, probe) = (&mut self.servers[node], &mut self.probes[node]);
         match what {
-            0..=29 if server.role == Role::Primary => server.place += 1,
+            0..=9 if server.role == Role::Primary => server.place += 1,
+            10..=29 if server.role == Role::Primary => match server.committing.take() {
+                None => {
+                    server.place += 1;
+                    server.committing = Some(server.place);
+                }
+                Some(place) => server.ended = (server.ended.0 + 1, place),
+            },
             30..=39 => server.flushed = server.place,
             40 | 41 => server.up = false,
             // back at once, before anybody looks
             42..=47 if server.up == (what < 44) => {
                 (server.up, server.place) = (true, server.flushed);
+                // the next transactions may well have the numbers of those that are lost
+                (server.committing, server.ended.1) = (None, server.place);
                 (server.incarnation, server.restarts) = (server.incarnation + 1, server.restarts + 1);
             }
             48 if promotes && server.up && server.role == Role::Standby => {
@@ -172,7 +207,9 @@ impl World {
         let last = self.fold.last_primary.clone();
         self.fold.observe(self.now, NAMES[node], observation);
         if self.fold.needs_era() {
+            let shown = self.fold.shown.clone().filter(|_| self.hoards);
             self.fold.begin_era(self.board.begin_era());
+            self.fold.shown = shown;
         }
         let view = self.fold.view();
         let grown = u64::from(self.fold.last_primary != last);
@@ -189,11 +226,11 @@ impl World {
                 NAMES.iter().position(|name| primary.as_deref() == Some(*name)).map_or(Session::Idle, Session::Sent)
             }
             Session::Sent(node) => match &self.servers[node] {
-                server if server.up && server.role == Role::Primary => Session::Replied(server.lsn()),
+                server if server.up && server.role == Role::Primary => Session::Replied(server.lsn(), server.shown()),
                 _ => Session::Idle,
             },
-            Session::Replied(seen) => {
-                self.tokens.push((self.board.stamp(), seen));
+            Session::Replied(seen, shown) => {
+                self.tokens.push((self.board.stamp(), seen, shown));
                 self.sessions[session] = Session::Idle;
                 return self.check(0, self.tokens.len() - 1);
             }
@@ -205,11 +242,16 @@ impl World {
     /// Every bound that these views give for these tokens has what was seen: sessions may hold an older view as well.
     fn check(&mut self, views_from: usize, tokens_from: usize) -> Result<(), String> {
         for view in &self.views[views_from..] {
-            for (stamp, seen) in &self.tokens[tokens_from..] {
+            for (stamp, seen, shown) in &self.tokens[tokens_from..] {
                 let Some(bound) = view.samples.bound(*stamp) else { continue };
                 self.bounds += 1;
                 if bound < *seen {
                     return Err(format!("{bound} bounds {stamp:?}, which has seen {seen}, in {view:#?}"));
+                }
+                let of_reads = view.samples.shown(*stamp).unwrap();
+                self.closer += usize::from(of_reads < bound);
+                if of_reads < *shown || of_reads > bound {
+                    return Err(format!("{of_reads} bounds {stamp:?}, which was shown {shown}, in {view:#?}"));
                 }
             }
         }
@@ -223,7 +265,7 @@ proptest! {
     fn a_sample_that_bounds_a_stamp_has_all_that_was_seen_before_it_whatever_crashes_and_whoever_is_promoted(
         steps in proptest::collection::vec((any::<u8>(), 0..6_usize), 0..1_500)
     ) {
-        let mut world = World::new(false);
+        let mut world = World::new(false, false);
         for (what, at) in steps {
             if let Err(wrong) = world.step(what, at) {
                 prop_assert!(false, "{wrong}");
@@ -232,8 +274,8 @@ proptest! {
     }
 }
 
-/// How many random worlds have a bound that is none, and how many bounds there were at all.
-fn wrong_worlds(careless: bool) -> (usize, usize) {
+/// How many random worlds have a bound that is none, and how many bounds there were at all, and of reads closer ones.
+fn wrong_worlds(careless: bool, hoards: bool) -> (usize, usize, usize) {
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     let mut next = || {
         random ^= random << 13;
@@ -241,20 +283,23 @@ fn wrong_worlds(careless: bool) -> (usize, usize) {
         random ^= random << 17;
         random
     };
-    let (mut wrong, mut bounds) = (0, 0);
+    let (mut wrong, mut bounds, mut closer) = (0, 0, 0);
     for _ in 0..300 {
-        let mut world = World::new(careless);
+        let mut world = World::new(careless, hoards);
         let mut step = || world.step(next() as u8, (next() % 6) as usize);
         wrong += usize::from((0..1_500).any(|_| step().is_err()));
         bounds += world.bounds;
+        closer += world.closer;
     }
-    (wrong, bounds)
+    (wrong, bounds, closer)
 }
 
 #[test]
 fn the_model_finds_samples_that_are_taken_whenever_they_were_asked_for() {
-    let (wrong, bounds) = wrong_worlds(false);
-    assert!(wrong == 0 && bounds > 100_000, "{wrong} {bounds}");
-    let (wrong, _) = wrong_worlds(true);
-    assert!(wrong > 0, "nothing of it was found");
+    let (wrong, bounds, closer) = wrong_worlds(false, false);
+    assert!(wrong == 0 && bounds > 100_000 && closer > 10_000, "{wrong} {bounds} {closer}");
+    for (careless, hoards) in [(true, false), (false, true)] {
+        let (wrong, _, _) = wrong_worlds(careless, hoards);
+        assert!(wrong > 0, "nothing of it was found: {careless} {hoards}");
+    }
 }

@@ -74,6 +74,7 @@ fn answer(role: Role, timeline: u32, lsn: u64) -> Answer {
         received_lsn: Some(Lsn(lsn)),
         replayed_lsn: standby.then_some(Lsn(lsn)),
         flushed_lsn: (!standby).then_some(Lsn(lsn)),
+        snapshot: None,
         receiver: if standby { Receiver::Streaming } else { Receiver::Absent },
         server_version: Some(150_004),
     }
