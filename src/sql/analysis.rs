@@ -197,7 +197,7 @@ fn by_names(names: &Names, knowledge: &impl Knowledge) -> Verdict {
     if knowledge.writes_everywhere() {
         return Verdict::unknown(Reason::WritesEverywhere);
     }
-    for name in names.calls.iter().filter(|name| !built_ins::is_harmless(name)) {
+    for name in &names.calls {
         match knowledge.function(name) {
             Standing::Reads if knowledge.writes(name) => return Verdict::write(Reason::WritingName),
             Standing::Reads => {}
@@ -206,7 +206,7 @@ fn by_names(names: &Names, knowledge: &impl Knowledge) -> Verdict {
         }
     }
     for name in &names.maybe {
-        if knowledge.function(name) == Standing::Writes && !built_ins::is_harmless(name) {
+        if knowledge.function(name) == Standing::Writes {
             return Verdict::write(Reason::WritingFunction);
         }
     }

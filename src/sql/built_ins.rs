@@ -207,7 +207,7 @@ fn own_function(name: &[u8]) -> Option<Reason> {
 }
 
 /// Whether a function of PostgreSQL's own may run on a standby although `pg_proc` calls it volatile: these give another
-/// answer at every call, or take their time, but touch nothing.
+/// answer at every call, or take their time, but touch nothing. Says nothing about others' functions of that name.
 #[must_use]
 pub fn is_harmless(name: &[u8]) -> bool {
     matches!(

@@ -32,7 +32,7 @@ pub trait Knowledge {
     /// Distinct for every state of knowledge of every database in this process; 0 when nothing is known.
     fn generation(&self) -> u64;
 
-    /// What calling `name(…)` means.
+    /// What calling `name(…)` means. What [`super::built_ins::is_harmless`] knows better than `pg_proc` is in it.
     fn function(&self, name: &[u8]) -> Standing;
 
     /// Whether to read something called `name` may write, or gives another answer on a standby: a view over such a function,

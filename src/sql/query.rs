@@ -262,9 +262,29 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a keyword that can be the name of anything mostly is no name in front of a parenthesis: `ORDER BY (a)`.
+/// Whether a keyword that can be the name of anything mostly is no name in front of a parenthesis: `ORDER BY (a)`,
+/// `AT TIME ZONE (a)`, `FETCH FIRST (a) ROWS ONLY`.
 fn is_syntax(word: &[u8]) -> bool {
-    matches!(word, b"by" | b"cube" | b"materialized" | b"operator" | b"rollup" | b"second" | b"sets" | b"varying")
+    matches!(
+        word,
+        b"by"
+            | b"columns"
+            | b"cube"
+            | b"escape"
+            | b"first"
+            | b"groups"
+            | b"materialized"
+            | b"next"
+            | b"operator"
+            | b"passing"
+            | b"range"
+            | b"rollup"
+            | b"rows"
+            | b"second"
+            | b"sets"
+            | b"varying"
+            | b"zone"
+    )
 }
 
 /// An identifier without what its quotes needed.

@@ -2,6 +2,8 @@
 //!
 //! Works on the tokens of a fingerprint. Not here: what the words of a query allow ([`super::query`]).
 
+use std::borrow::Cow;
+
 use super::begin::Modes;
 use super::class::{Class, Reason, Verdict};
 use super::fingerprint::moves_its_end;
@@ -99,13 +101,29 @@ impl<'a> Statement<'a> {
         })?;
         let start = self.starts.get(from).copied().unwrap_or_default();
         let end = self.starts.get(to).copied().unwrap_or(self.text.len());
-        match Opinion::of(self.text.get(start..end).unwrap_or_default()) {
+        match Opinion::of(&self.for_second_opinion(start, end)) {
             Opinion::Reads => Ok(names),
             Opinion::Locks => Err(Verdict::write(Reason::RowLock)),
             Opinion::Into => Err(Verdict::write(Reason::SelectInto)),
             Opinion::Writes => Err(Verdict::write(Reason::HiddenWrite)),
             Opinion::Silent => Err(Verdict::unknown(Reason::NotUnderstood)),
         }
+    }
+
+    /// The text from `start` to `end` without `VARIADIC` in front of arguments, which the second grammar does not know.
+    fn for_second_opinion(&self, start: usize, end: usize) -> Cow<'a, str> {
+        const VARIADIC: &str = "variadic";
+        let mut text = Cow::Borrowed(self.text.get(start..end).unwrap_or_default());
+        let places = self.tokens.iter().zip(&self.starts).enumerate().filter(|(_, (token, _))| token.is_word(VARIADIC));
+        for (at, (_, place)) in places {
+            let before = at.checked_sub(1).and_then(|at| self.token(at));
+            let rest = self.text.get(*place..end).unwrap_or_default();
+            let from = place.checked_sub(start).map(|from| from + rest.len() - rest.trim_start().len());
+            if let (Some(Token::Symbol(b'(' | b',')), Some(from)) = (before, from) {
+                text.to_mut().replace_range(from..from + VARIADIC.len(), "        ");
+            }
+        }
+        text
     }
 
     /// `TABLE [ONLY] name [*]`, which the second grammar does not know.
@@ -148,7 +166,11 @@ impl<'a> Statement<'a> {
 
     /// `EXPLAIN [ANALYZE] [VERBOSE] …`, `EXPLAIN (option, …) …`: without the word `ANALYZE` it runs nothing.
     fn explain(&self) -> Result<Names, Verdict> {
-        if self.tokens.iter().any(|token| token.is_word("analyze") || token.is_word("analyse")) {
+        // the name of an option may stand in quotes
+        let runs = |token: &Token<'_>| {
+            token.is_word("analyze") || token.is_word("analyse") || *token == Token::Quoted(b"analyze")
+        };
+        if self.tokens.iter().any(runs) {
             return Err(Verdict::write(Reason::ExplainAnalyze));
         }
         let begins_query = |at| {

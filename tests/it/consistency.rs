@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use self::play::{Play, Protocol, Session, Tally};
 use crate::routing::{PORT, reader, serve, tenant_of, three};
-use crate::support::{Cluster, Howdah, Node, SOON, Tenant, binary, eventually};
+use crate::support::{Cluster, Howdah, Node, SOON, Tenant, binary, eventually, wire};
 
 mod long;
 mod play;
@@ -52,9 +52,14 @@ impl Stage {
 
     /// Another howdah in front of the same cluster.
     fn beside(&self, extra: &str) -> Howdah {
-        let howdah = serve(Command::new(binary()), &self.cluster, extra);
+        let howdah = self.beside_unread(extra);
         drop(reader(&howdah, &self.tenant));
         howdah
+    }
+
+    /// The same, without waiting for a read from a standby.
+    fn beside_unread(&self, extra: &str) -> Howdah {
+        serve(Command::new(binary()), &self.cluster, extra)
     }
 
     fn node(&self, name: &str) -> &Node {
@@ -103,6 +108,7 @@ fn a_session_reads_what_it_has_written_however_far_behind_the_standbys_are() {
     stage.delay(&["c"], 0);
 
     writes_of_every_kind_are_seen(&stage);
+    what_is_kept_elsewhere_than_in_tables_is_seen(&stage);
     who_wrote_comes_back(&stage);
     an_open_transaction_sends_nobody_to_the_primary_for_ever(&stage);
     each_consistency_does_what_it_says(&stage);
@@ -155,15 +161,101 @@ fn writes_of_every_kind_are_seen(stage: &Stage) {
     stage.delay(&["b", "c"], 0);
 }
 
+/// Prepared transactions, notifications, large objects, temporary tables, cursors, sessions that only read by default.
+fn what_is_kept_elsewhere_than_in_tables_is_seen(stage: &Stage) {
+    stage.delay(&["b", "c"], 300);
+    let (mut session, mut other) =
+        (Session::new(&stage.howdah, &stage.tenant), Session::new(&stage.howdah, &stage.tenant));
+    let mut keys = 5_000..;
+    let mut key = || keys.next().unwrap();
+    // prepared by one session, committed by another: that is the one which has written it
+    let k = key();
+    other.run(&format!("BEGIN; INSERT INTO kept VALUES ({k}); PREPARE TRANSACTION 'router-{k}'"));
+    session.run(&format!("COMMIT PREPARED 'router-{k}'"));
+    assert!(session.sees(Protocol::Simple, k).0, "a prepared transaction");
+    // who hears of it sees it, also when it listens no more
+    other.run("LISTEN router");
+    let k = key();
+    session.run(&format!("BEGIN; INSERT INTO kept VALUES ({k}); NOTIFY router; COMMIT"));
+    other.hear();
+    assert!(other.sees(Protocol::Simple, k).0, "behind a notification");
+    other.run("UNLISTEN *");
+    assert!(other.sees(Protocol::Extended, k).0, "behind a notification, at home again");
+    // large objects, by their functions and by their table
+    let made = session.run("SELECT lo_from_bytea(0, 'large')");
+    let oid = wire::first_column(&made).concat();
+    for sql in [
+        format!("SELECT count(*) FROM pg_largeobject_metadata WHERE oid = {oid}"),
+        format!("SELECT length(lo_get({oid})) - 4"),
+    ] {
+        assert_eq!(wire::first_column(&session.run(&sql)), ["1"], "{sql}");
+    }
+    // a temporary table hides one of the same name, and then does not
+    let k = key();
+    session.run(&format!("CREATE TEMP TABLE kept (k int); INSERT INTO kept VALUES ({k})"));
+    assert!(session.sees(Protocol::Simple, k).0, "a temporary table");
+    session.run(&format!("DROP TABLE kept; INSERT INTO kept VALUES ({})", k + 500_000));
+    assert!(!session.sees(Protocol::Simple, k).0 && session.sees(Protocol::Simple, k + 500_000).0);
+    // a cursor that outlives its block
+    let k = key();
+    session.run(&format!("BEGIN; INSERT INTO kept VALUES ({k}); DECLARE held CURSOR WITH HOLD FOR SELECT 1; COMMIT"));
+    assert!(session.sees(Protocol::Simple, k).0, "with a cursor held");
+    session.run("CLOSE held");
+    assert!(session.sees(Protocol::Simple, k).0, "with a cursor closed");
+    // blocks and sessions that only read see what was written before they did
+    for begin in ["BEGIN READ ONLY", "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE", "BEGIN"] {
+        let k = key();
+        session.run("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE");
+        session.run(&format!("INSERT INTO kept VALUES ({k})"));
+        if begin == "BEGIN" {
+            session.run("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY");
+        }
+        session.run(begin);
+        assert!(session.sees(Protocol::Simple, k).0, "{begin}");
+        session.run("COMMIT");
+        assert!(session.sees(Protocol::Simple, k).0, "behind {begin}");
+    }
+    session.run("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE");
+    // a role that is serializable by default, which no standby is: nobody tells howdah
+    let name = &stage.tenant.name;
+    session.run(&format!("ALTER ROLE {name} SET default_transaction_isolation = serializable"));
+    stage.cluster.wait_streaming(2 * SOON).unwrap();
+    let beside = stage.beside_unread("");
+    let mut serializable = Session::new(&beside, &stage.tenant);
+    for _ in 0..3 {
+        let k = key();
+        serializable.run(&format!("INSERT INTO kept VALUES ({k})"));
+        thread::sleep(Duration::from_millis(400));
+        assert!(serializable.sees(Protocol::Simple, k).0, "serializable by the role");
+    }
+    session.run(&format!("ALTER ROLE {name} RESET default_transaction_isolation"));
+    stage.delay(&["b", "c"], 0);
+}
+
 /// A session that wrote and goes on reading is back on replicas soon.
 fn who_wrote_comes_back(stage: &Stage) {
-    for ms in [0, 200] {
+    // PostgreSQL's own ANALYZE commits as well, and a late standby holds back every commit
+    stage.node("a").set("autovacuum", "off").unwrap();
+    for ms in [0, 200, 1_000] {
         stage.delay(&["b", "c"], ms);
         let mut took: Vec<Duration> = (0..5).map(|_| back_on_replicas(stage)).collect();
         took.sort();
         println!("back on replicas with {ms} ms of replay delay: median {:?}, longest {:?}", took[2], took[4]);
         assert!(took[4] < SOON, "{took:?}");
     }
+    // the log goes on behind the write, without a commit: what a read of the primary shows does not
+    let (mut session, began) = (Session::new(&stage.howdah, &stage.tenant), Instant::now());
+    session.run("UPDATE counter SET v = v + 1");
+    let mut writes = Session::new(&stage.howdah, &stage.tenant);
+    writes.run("BEGIN");
+    while !session.counter("").1 {
+        writes.run("INSERT INTO filler SELECT repeat('x', 100) FROM generate_series(1, 20)");
+        assert!(began.elapsed() < SOON, "what was not committed keeps a session on the primary");
+        thread::sleep(Duration::from_millis(5));
+    }
+    println!("while others write and do not commit: back on replicas in {:?}", began.elapsed());
+    writes.run("ROLLBACK");
+    stage.node("a").set("autovacuum", "on").unwrap();
     stage.delay(&["b", "c"], 0);
 }
 
@@ -195,10 +287,7 @@ fn an_open_transaction_sends_nobody_to_the_primary_for_ever(stage: &Stage) {
 
 fn each_consistency_does_what_it_says(stage: &Stage) {
     stage.delay(&["b", "c"], 300);
-    let beside = |what: &str| {
-        serve(Command::new(binary()), &stage.cluster, &format!("[clusters.main]\nconsistency = \"{what}\"\n"))
-    };
-    let strict = beside("strict");
+    let strict = stage.beside_unread("[clusters.main]\nconsistency = \"strict\"\n");
     let tally = insert_and_read(&strict, &stage.tenant, 30, &[0]);
     assert_eq!((tally.stale, tally.on_replicas), (0, 0), "strict: {tally}");
 
@@ -324,7 +413,7 @@ fn a_promotion_under_load(stage: Stage) {
             b.promote().unwrap();
             stage.node("c").follow(b).unwrap();
         });
-        let tally = play.all(5, |at, session| {
+        let tally = play.all(6, |at, session| {
             let mut round = 10_000;
             while Instant::now() < until {
                 match at {
@@ -334,6 +423,13 @@ fn a_promotion_under_load(stage: Stage) {
                         let key = 100_000 + round;
                         if session.try_run(&format!("INSERT INTO kept VALUES ({key})")) {
                             let (seen, on_replica) = session.sees(Protocol::Simple, key);
+                            session.note(!seen, on_replica);
+                        }
+                    }
+                    // in one packet; the promotion is in the middle of some
+                    5 => {
+                        round += 1;
+                        if let (true, Some((seen, on_replica))) = session.pipeline(200_000 + round) {
                             session.note(!seen, on_replica);
                         }
                     }

@@ -98,7 +98,7 @@ fn who_cannot_be_asked_is_named() {
 }
 
 /// A POST of any body: status and answer.
-fn post(port: u16, body: &[u8]) -> (u16, String) {
+pub fn post(port: u16, body: &[u8]) -> (u16, String) {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     let length = body.len();

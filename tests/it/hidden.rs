@@ -341,3 +341,33 @@ fn a_database_the_monitor_may_not_enter_is_named_once_in_the_log_and_in_the_stat
     assert_eq!(told(), 1, "more than once:\n{}", howdah.log());
     assert!(howdah.log().contains("can be read again"));
 }
+
+#[test]
+fn what_a_session_in_session_mode_defines_is_known_to_those_that_share_servers() {
+    let tenant = Tenant::shared();
+    let name = &tenant.name;
+    let whole =
+        format!("[databases.whole]\ncluster = \"main\"\ndbname = \"{name}\"\npool = {{ mode = \"session\" }}\n");
+    let howdah = Howdah::shared(&format!("[pool]\nsize = 1\n\n{whole}"));
+    let (mut client, mut other, mut owner) = (howdah.login(&tenant), howdah.login(&tenant), howdah.wire());
+    owner.login(name, &tenant.password, "whole");
+    let setup = "CREATE TABLE t (i int); CREATE FUNCTION sets() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN PERFORM set_config('app.leak', 'x', false); RETURN new; END $$";
+    assert!(client.query(setup).iter().all(|m| m.tag != b'E'));
+    let question = format!(r#"{{"database": "{name}", "user": "{name}", "sql": "SELECT sets()"}}"#);
+    eventually("the function is known", SOON, || {
+        crate::explain::post(howdah.http_port(), question.as_bytes()).1.contains(r#""standing":"may_write""#)
+    });
+    assert_eq!(client.query_short("INSERT INTO t VALUES (1)"), ["C:INSERT 0 1", "Z:I"]);
+    let trigger = "CREATE TRIGGER a BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION sets()";
+    assert_eq!(owner.query_short(trigger), ["C:CREATE TRIGGER", "Z:I"]);
+    for _ in 0..3 {
+        assert_eq!(client.query_short("INSERT INTO t VALUES (1)"), ["C:INSERT 0 1", "Z:I"]);
+        assert_eq!(other.value("SELECT coalesce(current_setting('app.leak', true), '')"), "");
+    }
+    eventually("it is the client's own once it is known where it is set", SOON, || {
+        client.query("INSERT INTO t VALUES (1)");
+        client.value("SELECT coalesce(current_setting('app.leak', true), '')") == "x"
+    });
+    assert_eq!(other.value("SELECT coalesce(current_setting('app.leak', true), '')"), "");
+}

@@ -327,19 +327,25 @@ fn conflicts_are_asked_of_the_primary(stage: &Stage) {
         // rows that it may still see are removed; then the table changes under it
         for change in [&["UPDATE u SET i = i + 1", "VACUUM u"][..], &["ALTER TABLE u ADD COLUMN more int"][..]] {
             eventually("reads go to a standby", SOON, || client.value("SELECT pg_is_in_recovery()") == "t");
-            if extended {
-                client.send(
-                    &[wire::parse("", slow, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat(),
-                );
-            } else {
-                client.send(&wire::query(slow));
-            }
+            let request = |sql: &str| match extended {
+                true => {
+                    [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat()
+                }
+                false => wire::query(sql),
+            };
+            // with others behind it, which must not overtake it
+            let behind =
+                if change.len() == 1 { &["SELECT 'second'", "SELECT 'third', count(*) FROM u"][..] } else { &[] };
+            let requests = std::iter::once(&slow).chain(behind).map(|sql| request(sql)).collect::<Vec<_>>();
+            client.send(&requests.concat());
             wait_running();
             change.iter().for_each(|sql| drop(run(sql)));
             let messages = client.read_until_ready();
             let row =
                 messages.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{change:?}: {messages:?}")).columns();
             assert_eq!((row[1].as_deref(), row[3].as_deref()), (Some("1"), Some("f")), "{change:?}");
+            let rest: Vec<_> = behind.iter().flat_map(|_| wire::first_column(&client.read_until_ready())).collect();
+            assert_eq!(rest, ["second", "third"][..behind.len()], "{change:?}");
         }
         run("ALTER TABLE u DROP COLUMN more");
     }

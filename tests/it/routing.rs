@@ -16,7 +16,8 @@ mod state;
 /// A primary `a` and its standbys `b` and `c`.
 pub fn three() -> Cluster {
     let cluster = Cluster::builder().prefix("howdah-routing").standby("b").standby("c");
-    cluster.setting("max_connections", "200").start().unwrap_or_else(|error| panic!("{error}"))
+    let cluster = cluster.setting("max_connections", "200").setting("max_prepared_transactions", "10");
+    cluster.start().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// One for the tests of this file.

@@ -39,6 +39,7 @@ CREATE SCHEMA elsewhere;
 CREATE FUNCTION w_schemas() RETURNS int STABLE LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION elsewhere.w_schemas() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION elsewhere.pg_sleep_for(text) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION w_definer() RETURNS int SECURITY DEFINER LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION r_definer() RETURNS int STABLE SECURITY DEFINER SET search_path = pg_catalog LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION w_lie() RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT nextval('w_sequence') $$;
@@ -79,6 +80,9 @@ CREATE VIEW w_aggregates AS SELECT w_aggregate(a) FROM r_table;
 CREATE VIEW w_over_unlogged AS SELECT * FROM w_unlogged;
 CREATE VIEW w_over_sequence AS SELECT last_value FROM w_sequence;
 CREATE VIEW w_shares AS SELECT pg_try_advisory_lock_shared(1);
+CREATE VIEW w_locks AS SELECT * FROM r_table FOR UPDATE;
+CREATE VIEW w_locks_deep AS SELECT * FROM (SELECT a FROM r_table FOR KEY SHARE) x;
+CREATE VIEW w_locks_of_view AS SELECT count(*) FROM w_locks_deep;
 CREATE VIEW w_node AS SELECT count(*) FROM pg_stat_activity;
 CREATE VIEW w_backend AS SELECT pg_backend_pid();
 CREATE VIEW w_transaction AS SELECT txid_current();
@@ -170,7 +174,8 @@ async fn every_way_to_write_by_reading_is_found_and_what_only_reads_is_not_held_
         ("lower", Standing::Writes),
         ("now", Standing::Reads),
         ("nextval", Standing::Writes),
-        ("random", Standing::Writes),
+        ("random", Standing::Reads),
+        ("pg_sleep_for", Standing::Writes),
         ("pg_advisory_lock", Standing::Writes),
         ("count", Standing::Reads),
         ("row_number", Standing::Reads),

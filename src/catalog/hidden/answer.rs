@@ -100,7 +100,7 @@ impl Answer {
             Some("t") => Some(Manner::Apart),
             Some(_) if built_ins::function(name).is_some() => Some(Manner::Writes),
             Some("r") => Some(Manner::Reads),
-            Some(_) if built_ins::is_harmless(name) && text(row, 3)? == "c" => Some(Manner::Apart),
+            Some(_) if built_ins::is_harmless(name) && text(row, 3)? == "c" => Some(Manner::Harmless),
             Some(_) => Some(Manner::Writes),
         };
         if let Some(manner) = manner {

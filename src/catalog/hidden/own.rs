@@ -41,8 +41,9 @@ impl Own {
             if std::str::from_utf8(name).is_ok_and(|name| BUILT_INS.binary_search(&name).is_ok()) {
                 own.hiding.push(oid);
             }
-            own.functions.add(name, if volatile { Standing::Writes } else { Standing::Reads });
-            if built_ins::function(name).is_some() || volatile && !built_ins::is_harmless(name) {
+            let writes = volatile && !built_ins::is_harmless(name);
+            own.functions.add(name, if writes { Standing::Writes } else { Standing::Reads });
+            if built_ins::function(name).is_some() || writes {
                 own.writing.push(oid);
             }
         }
@@ -64,7 +65,7 @@ impl Own {
     pub fn writes(&self, name: &[u8]) -> bool {
         built_ins::function(name).is_some()
             || built_ins::tells_of_node(name)
-            || self.functions.standing(name) == Standing::Writes && !built_ins::is_harmless(name)
+            || self.functions.standing(name) == Standing::Writes
     }
 }
 

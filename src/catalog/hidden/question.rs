@@ -90,6 +90,9 @@ WHERE found & CASE WHEN t.reads THEN 3 ELSE 1 END <> 0;
 -- not replicated, or further on a standby than on the primary
 SELECT 'w', 'r', oid, relname FROM pg_catalog.pg_class WHERE oid >= #user AND relpersistence <> 't'
     AND (relkind IN ('f', 'S') OR relpersistence = 'u' AND relkind IN ('r', 'm', 'p'))
+-- a view that locks rows (FOR UPDATE, FOR SHARE)
+UNION ALL SELECT 'w', 'r', c.oid, c.relname FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+    WHERE r.oid >= #user AND ev_type = '1' AND relkind = 'v' AND strpos(ev_action::text, ':hasForUpdate true') > 0
 UNION ALL SELECT 'w', 'f', aggfnoid, NULL FROM pg_catalog.pg_aggregate WHERE aggfnoid >= #user
     AND ARRAY[aggtransfn, aggfinalfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[] && '{#writing}'
 UNION ALL SELECT 'w', 'e', 0, NULL FROM pg_catalog.pg_operator WHERE oid >= #user AND oprcode = ANY ('{#writing}'::oid[])

@@ -120,8 +120,10 @@ pub enum Manner {
     Reads,
     /// Volatile, or a procedure.
     Writes,
-    /// Who uses it is none the worse: it cannot be called (a trigger's), or is volatile only by name.
+    /// Who uses it is none the worse: it cannot be called (a trigger's).
     Apart,
+    /// Volatile only by name: an extension's that touches nothing.
+    Harmless,
 }
 
 /// Takes facts, in any order.
@@ -146,6 +148,7 @@ impl Collector {
         let function = Object(Kind::Function, oid);
         match manner {
             Manner::Apart => return self.functions.add(name, Standing::Writes),
+            Manner::Harmless => return self.functions.add(name, Standing::Reads),
             Manner::Writes => self.graph.does(function, WRITES),
             Manner::Reads => {}
         }

@@ -180,6 +180,24 @@ impl Session {
         (count > 0, on_replica)
     }
 
+    /// A read, an insert and a read of it in one write. Whether it went in, and the second read, if it was answered: whether the row
+    /// was there, and whether a standby said so.
+    pub fn pipeline(&mut self, key: u32) -> (bool, Option<(bool, bool)>) {
+        let sees = wire::query(&SEES.replace("$1", &key.to_string()));
+        let insert = wire::query(&format!("INSERT INTO kept VALUES ({key})"));
+        self.client.send(&[&sees[..], &insert, &sees].concat());
+        let [_, insert, seen] = [(); 3].map(|()| self.client.read_until_ready());
+        let row = seen.iter().find(|m| m.tag == b'D').map(Message::columns);
+        let seen = row.map(|row| (row[0].as_deref() != Some("0"), row[1].as_deref() == Some("t")));
+        (insert.iter().any(|m| m.tag == b'C'), seen)
+    }
+
+    /// Waits for a notification.
+    #[track_caller]
+    pub fn hear(&mut self) {
+        self.client.read_until(b'A');
+    }
+
     /// Counts a read of what it had written itself.
     pub fn note(&mut self, stale: bool, on_replica: bool) {
         self.tally.reads += 1;

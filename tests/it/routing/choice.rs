@@ -37,6 +37,16 @@ fn hints_decide_and_a_write_that_is_sent_to_a_standby_by_one_is_asked_of_the_pri
     assert_eq!(wire::short(&client.read_until_ready()), ["1", "2", "D", "C:INSERT 0 1", "Z:I"]);
     client.send(&named[1..].concat());
     assert_eq!(wire::short(&client.read_until_ready()), ["2", "D", "C:INSERT 0 1", "Z:I"]);
+    // with others behind it, which see it
+    let (write, count) = ("/* howdah: replica */ INSERT INTO t VALUES (7)", "SELECT count(*) FROM t WHERE i = 7");
+    for round in 1..=3 {
+        eventually("reads go to a standby", SOON, || client.value(WHERE) == "t");
+        client.send(&[count, write, count, "SELECT 'x'", count].map(wire::query).concat());
+        let answers: Vec<_> = (0..5).map(|_| client.read_until_ready()).collect();
+        assert_eq!(wire::short(&answers[1]), ["C:INSERT 0 1", "Z:I"]);
+        let seen: Vec<_> = answers.iter().flat_map(|answer| wire::first_column(answer)).collect();
+        assert_eq!(seen, [&(round - 1).to_string(), &round.to_string(), "x", &round.to_string()]);
+    }
     let (deaf, tenant) = served(&format!("{PATIENT}hints = false\n"));
     let mut client = reader(&deaf, &tenant);
     assert_eq!(client.value("/* howdah: primary */ SELECT pg_is_in_recovery()"), "t");

@@ -209,7 +209,7 @@ fn shown(sql: &[u8]) -> Option<String> {
 /// What a class depends on, and what is known of that.
 fn dependencies(analysis: &Analysis, verdict: Verdict, knowledge: Option<&impl Knowledge>) -> Vec<Dependency> {
     let function = |name: &[u8]| match knowledge {
-        _ if built_ins::is_harmless(name) => DependencyStanding::Reads,
+        None if built_ins::is_harmless(name) => DependencyStanding::Reads,
         None => DependencyStanding::NotAsked,
         Some(known) if known.writes(name) => DependencyStanding::MayWrite,
         Some(known) => match known.function(name) {
