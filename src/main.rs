@@ -7,7 +7,13 @@ use howdah::cli;
 
 /// One PostgreSQL endpoint in front of a primary and its streaming standbys.
 #[derive(Debug, Parser)]
-#[command(name = "howdah", version, propagate_version = true)]
+#[command(
+    name = "howdah",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 done, 1 an error, 2 the command line is wrong, 3 the daemon refuses and nothing has changed, \
+                  4 there is no daemon, 5 see \"howdah check --help\""
+)]
 enum Command {
     /// Run the daemon.
     Serve(cli::serve::ServeArgs),

@@ -187,6 +187,7 @@ fn reads_by_way_of_a_standby_cost_no_allocation() {
     }
     let path = cluster.directory().join("howdah.toml");
     std::fs::write(&path, config).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     std::thread::spawn(move || run(&ServeArgs { config: path }).unwrap());
 
     let until = Instant::now() + BOUND;

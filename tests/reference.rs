@@ -2,13 +2,19 @@
 //!
 //! `make docs` runs this with `HOWDAH_WRITE_DOCS=1`, which writes the files instead of comparing them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::path::{Path, PathBuf};
 
 use howdah::admin::metrics::families::render_tables;
-use howdah::cluster::decide::diagram;
+use howdah::agent;
+use howdah::agent::epochs::Epochs;
+use howdah::agent::journal::Journal;
+use howdah::agent::postgres::frozen;
+use howdah::cluster::decide::{Record, diagram};
+use howdah::cluster::store::{LocalStore, Store as _};
 use howdah::config::{load, parse, render_docs, render_reference};
+use howdah::topology::Epoch;
 
 fn in_tree(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -92,10 +98,14 @@ fn what_the_reference_file_shows_in_comments_is_known_too() {
 #[test]
 fn a_file_of_each_released_version_loads_and_one_of_a_newer_is_refused() {
     for entry in std::fs::read_dir(in_tree("tests/corpus")).unwrap() {
-        let file = entry.unwrap().path().join("howdah.toml");
+        let folder = entry.unwrap().path();
+        let file = folder.join("howdah.toml");
         let config = load(&file).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!((config.version, config.pool.size), (1, 20), "{}", file.display());
         assert!(config.profile("anything", "anybody").is_some());
+        let agent = agent::load::load(&folder.join("agent.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!((agent.version, &*agent.node), (1, "a"));
+        the_state_of_a_released_version_is_read_kept_and_not_taken_from_a_newer_one(&folder.join("state"));
     }
     let path = Path::new("howdah.toml");
     assert_eq!(parse(path, "version = 1").unwrap().version, 1);
@@ -103,6 +113,111 @@ fn a_file_of_each_released_version_loads_and_one_of_a_newer_is_refused() {
     let golden = "howdah.toml:1:11: version: the file is of version 2, and this howdah reads versions up to 1; start a newer \
                   howdah with it, or write it for this one\n    version = 2\n              ^";
     assert_eq!(said, golden);
+}
+
+/// What daemon and agent have kept; written by the howdah of that version.
+fn the_state_of_a_released_version_is_read_kept_and_not_taken_from_a_newer_one(state: &Path) {
+    let here = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let copy = |from: &str| {
+        let to = here.path().join(from);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(state.join(from), &to).unwrap();
+        to
+    };
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let newer = |path: &Path| {
+        let text =
+            text(path).replacen("\"version\": 1", "\"version\": 2", 1).replacen('{', "{\"of_the_future\": 1,", 1);
+        assert!(text.contains("\"version\": 2"), "{text}");
+        std::fs::write(path, &text).unwrap();
+        text
+    };
+    const REFUSED: &str = "it is of version 2, and this howdah reads versions up to 1: start the howdah that wrote it";
+
+    // the daemon's record of a cluster
+    let record_file = copy("store/main.json");
+    let store = LocalStore::at(&here.path().join("store"));
+    let record = runtime.block_on(store.load("main")).unwrap().unwrap();
+    assert_eq!((record.generation, record.epoch.0, record.primary.as_deref()), (6, 2, Some("b")));
+    assert_eq!(record.history.len(), 1);
+    let next = Record { generation: 7, ..record };
+    runtime.block_on(store.save("main", 6, &next)).unwrap();
+    assert_eq!(runtime.block_on(store.load("main")).unwrap().unwrap(), next);
+    let left = newer(&record_file);
+    let refused = runtime.block_on(store.load("main")).unwrap_err().to_string();
+    assert!(refused.contains("main.json\": ") && refused.contains(REFUSED), "{refused}");
+    assert!(runtime.block_on(store.save("main", 7, &Record { generation: 8, ..next })).is_err());
+    assert_eq!(text(&record_file), left);
+
+    // the agent's promise
+    let epoch_file = copy("agent/epoch.json");
+    let agent = here.path().join("agent");
+    let mut epochs = Epochs::open(&agent).unwrap();
+    assert_eq!(epochs.promise().epoch, Epoch(2));
+    runtime.block_on(epochs.take(Epoch(3), "somebody")).unwrap();
+    assert_eq!(Epochs::open(&agent).unwrap().promise().epoch, Epoch(3));
+    newer(&epoch_file);
+    let refused = Epochs::open(&agent).unwrap_err().to_string();
+    assert!(refused.contains("epoch.json\": ") && refused.contains(REFUSED), "{refused}");
+
+    // what a freeze has put away
+    let frozen_file = copy("agent/frozen.json");
+    let kept = frozen::load(&agent).unwrap().unwrap();
+    assert!(kept["primary_conninfo"].as_ref().unwrap().contains("application_name=c"));
+    assert_eq!((kept.len(), &kept["restore_command"]), (2, &None));
+    frozen::clear(&agent).unwrap();
+    std::fs::write(here.path().join("postgresql.auto.conf"), "primary_conninfo = 'host=a'\n").unwrap();
+    let kept = frozen::keep(&agent, here.path()).unwrap();
+    assert_eq!(frozen::load(&agent).unwrap().unwrap(), kept);
+    newer(&frozen_file);
+    let refused = frozen::load(&agent).unwrap_err().to_string();
+    assert!(refused.contains("frozen.json") && refused.contains(REFUSED), "{refused}");
+
+    // its journal
+    let jobs: Vec<String> = std::fs::read_dir(state.join("agent/jobs"))
+        .unwrap()
+        .map(|job| job.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let files: Vec<PathBuf> = jobs.iter().map(|job| copy(&format!("agent/jobs/{job}"))).collect();
+    let (journal, records) = Journal::open(&agent).unwrap();
+    assert_eq!(records.len(), jobs.len());
+    assert!(records.iter().all(|record| record.before.len() == record.job.steps.len()));
+    for record in &records {
+        runtime.block_on(journal.write(record)).unwrap();
+    }
+    let (_, again) = Journal::open(&agent).unwrap();
+    assert!(records.iter().zip(&again).all(|(one, two)| (&one.job, &one.before) == (&two.job, &two.before)));
+    newer(&files[0]);
+    let refused = Journal::open(&agent).unwrap_err().to_string();
+    assert!(refused.contains(&jobs[0]) && refused.contains(REFUSED), "{refused}");
+    assert!(files[0].exists(), "what a newer howdah was in the middle of is not forgotten");
+}
+
+/// Files with a mistake, and what is said of each, in `tests/mistakes`: to be read as whoever has made the mistake.
+#[test]
+fn every_mistake_is_told_as_the_table_says() {
+    let mut said = String::new();
+    for folder in ["howdah", "agent"] {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(in_tree("tests/mistakes").join(folder))
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
+        files.sort();
+        for file in files {
+            let name = format!("{folder}/{}", file.file_name().unwrap().to_str().unwrap());
+            let text = std::fs::read_to_string(&file).unwrap();
+            let path = PathBuf::from(format!("{folder}.toml"));
+            let problems = match folder {
+                "howdah" => parse(&path, &text).map(drop),
+                _ => agent::load::parse(&path, &text).map(drop),
+            };
+            let problems = problems.expect_err(&name);
+            assert!(!problems.to_string().contains("hunter2"), "{name} shows a password");
+            said += &format!("# {name}\n{problems}\n\n");
+        }
+    }
+    is_current("tests/mistakes/said.txt", &said);
 }
 
 #[test]

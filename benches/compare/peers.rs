@@ -47,7 +47,10 @@ impl<'a> Bed<'a> {
         std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let signed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         std::fs::write(directory.join("server.crt"), signed.cert.pem()).unwrap();
-        std::fs::write(directory.join("server.key"), signed.signing_key.serialize_pem()).unwrap();
+        let key = directory.join("server.key");
+        std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        cluster.primary().binaries().own(&key).unwrap(); // PgBouncer runs as this user
         let large = "select repeat('x', 100) from generate_series(1, 10000);\n";
         std::fs::write(directory.join("large.sql"), large).unwrap();
         for (name, script) in [
@@ -154,6 +157,7 @@ impl Peer {
     pub fn serve(bed: &Bed<'_>, name: String, port: u16, config: &str) -> Self {
         let path = bed.directory.join(format!("howdah-{port}.toml"));
         std::fs::write(&path, config).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap(); // a password is in it
         let child = Command::new(howdah()).arg("serve").arg("-c").arg(&path).spawn().unwrap();
         Self::ready(name, port, child)
     }

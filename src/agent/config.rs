@@ -4,21 +4,31 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::config::kindred::fields_of;
 use crate::config::{ByteSize, Period, Secret};
 
 /// The whole file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentConfig {
+    /// Which version of these keys the file is written for; absent: 1. A newer one than [`VERSION`] is refused.
+    #[serde(default = "first_version")]
+    #[schemars(range(min = 1))]
+    pub version: u32,
     /// The cluster's name, as in `[clusters.NAME]` of the daemon.
+    #[schemars(extend("x-example" = "main"))]
     pub cluster: String,
     /// The node's name, as in `[[clusters.NAME.nodes]] name`.
+    #[schemars(extend("x-example" = "a"))]
     pub node: String,
     /// PostgreSQL's data directory. The agent touches nothing else of PostgreSQL's, but for copies of it beside it.
+    #[schemars(extend("x-example" = "/var/lib/postgresql/15/main"))]
     pub data_directory: PathBuf,
     /// Where the agent keeps its journal, its epoch and its backups of configuration files; outlives a reboot.
+    #[schemars(extend("x-example" = "/var/lib/howdah-agent"))]
     pub state_directory: PathBuf,
     /// Where PostgreSQL's programs are; `"auto"` finds those of the data directory's version.
     #[serde(default = "auto")]
@@ -68,7 +78,7 @@ impl Found {
 }
 
 /// `[listen]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// A Unix socket.
@@ -89,7 +99,7 @@ pub struct Listen {
 }
 
 /// `[superuser]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Superuser {
     /// The role.
@@ -105,10 +115,11 @@ impl Default for Superuser {
 }
 
 /// `[replication]`, `[rewind]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     /// The role.
+    #[schemars(extend("x-example" = "replicator"))]
     pub user: String,
     /// A file whose first line is its password; none where the other side trusts.
     pub password_file: Option<PathBuf>,
@@ -121,7 +132,7 @@ pub struct Login {
 }
 
 /// `[backups]`: of data directories that were replaced.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Backups {
     /// So many are kept at most.
@@ -141,7 +152,7 @@ impl Default for Backups {
 }
 
 /// `[jobs]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Jobs {
     /// For each step, but for copies.
@@ -153,6 +164,26 @@ pub struct Jobs {
 impl Default for Jobs {
     fn default() -> Self {
         Self { step_timeout: Period::from_millis(60_000), job_timeout: Period::from_millis(3_600_000) }
+    }
+}
+
+/// The newest version of the keys that this howdah reads.
+pub const VERSION: u32 = 1;
+
+const fn first_version() -> u32 {
+    1
+}
+
+/// The fields of the struct of this name.
+pub(super) fn fields(name: &str) -> &'static [&'static str] {
+    match name {
+        "AgentConfig" => fields_of::<AgentConfig>(),
+        "Listen" => fields_of::<Listen>(),
+        "Superuser" => fields_of::<Superuser>(),
+        "Login" => fields_of::<Login>(),
+        "Backups" => fields_of::<Backups>(),
+        "Jobs" => fields_of::<Jobs>(),
+        _ => &[],
     }
 }
 

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::durable;
+use crate::config::version::{read_state, state_text};
 use crate::directive::{Code, Failure};
 use crate::topology::Epoch;
 
+/// The version of the file.
+const VERSION: u32 = 1;
 /// The file's name in the state directory.
 const FILE: &str = "epoch.json";
 
@@ -63,11 +66,11 @@ impl Epochs {
     /// Reads the promise of former lives; there is none in a new state directory.
     ///
     /// # Errors
-    /// When the file is there and does not read: an agent that has forgotten its promise must not begin a new one by itself.
+    /// When the file is there and does not read, or a later howdah has written it: an agent that has forgotten its promise must not begin a new one by itself.
     pub fn open(state_directory: &Path) -> io::Result<Self> {
         let path = state_directory.join(FILE);
         let promise = match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| {
+            Ok(text) => read_state(&text, VERSION).map_err(|error| {
                 io::Error::new(io::ErrorKind::InvalidData, format!("\"{}\": {error}", path.display()))
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Promise::default(),
@@ -92,7 +95,7 @@ impl Epochs {
     pub async fn take(&mut self, epoch: Epoch, coordinator: &str) -> Result<(), Failure> {
         let next = self.promise.after(epoch, coordinator)?;
         if next != self.promise {
-            let text = serde_json::to_vec(&next).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+            let text = state_text(&next, VERSION).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
             durable::write(self.path.clone(), text).await?;
             self.promise = next;
         }
@@ -137,8 +140,10 @@ mod tests {
         fs::create_dir(directory.path().join("epoch.json.howdah-tmp")).unwrap();
         assert!(take(&mut epochs, 3, "c1").is_err());
         assert_eq!(epochs.promise(), &Promise::default());
-        fs::write(directory.path().join(FILE), "{").unwrap();
-        assert!(Epochs::open(directory.path()).is_err());
+        for wrong in ["{", "{\"version\":2,\"epoch\":9,\"coordinator\":\"c\",\"new\":1}"] {
+            fs::write(directory.path().join(FILE), wrong).unwrap();
+            assert!(Epochs::open(directory.path()).unwrap_err().to_string().contains("epoch.json\": "));
+        }
     }
 
     proptest! {

@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 use super::course::{Moment, Record};
 use super::durable;
 use super::postgres::files;
+use crate::config::version::{StateError, read_state, state_text};
 use crate::directive::{Code, Directive, Failure};
 
+/// The version of a record.
+const VERSION: u32 = 1;
 /// So many jobs that have ended are kept.
 pub const KEPT: usize = 100;
 /// The folder in the state directory.
@@ -38,7 +41,8 @@ impl Journal {
     /// Opens it, and reads what former lives have left, oldest first. What does not read is set aside, with a name that says so.
     ///
     /// # Errors
-    /// The kernel's, with the path.
+    /// The kernel's, with the path. `InvalidData` for a record of a later howdah: what that one was in the middle of must not be
+    /// forgotten.
     pub fn open(state_directory: &Path) -> io::Result<(Self, Vec<Record>)> {
         let folder = state_directory.join(FOLDER);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("\"{}\": {error}", folder.display()));
@@ -52,9 +56,10 @@ impl Journal {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("json") => {
                     let text = fs::read(&path).map_err(named)?;
-                    match serde_json::from_slice::<Record>(&text) {
+                    match read_state::<Record>(&text, VERSION) {
                         Ok(record) => records.push(record),
-                        Err(error) => {
+                        Err(error @ StateError::Newer { .. }) => return Err(newer(&path, &error)),
+                        Err(StateError::Unreadable(error)) => {
                             tracing::error!(path = %path.display(), %error, "a record of the journal does not read: it is set aside");
                             let mut aside = path.clone().into_os_string();
                             aside.push(UNREADABLE);
@@ -101,7 +106,7 @@ impl Journal {
     /// What was begun is finished all the same.
     pub async fn write(&self, record: &Record) -> Result<(), Failure> {
         let record = &Record { written: now(), ..record.clone() };
-        let text = serde_json::to_vec(record).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+        let text = state_text(record, VERSION).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
         let path = self.path(&record.job.order.id);
         let may_use_reserve =
             record.job.order.directive == Directive::Fence || record.turned.is_some() || record.job.state.is_terminal();
@@ -128,6 +133,11 @@ impl Journal {
         });
         forgotten.await.unwrap_or_else(|ended| Err(Failure::new(Code::Internal, ended.to_string())))
     }
+}
+
+/// A file of the state directory that a later howdah has written.
+pub(super) fn newer(path: &Path, error: &StateError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("\"{}\": {error}", path.display()))
 }
 
 /// The present moment, as the machine counts; empty where it does not tell.
@@ -180,5 +190,12 @@ mod tests {
         assert!(!directory.path().join("jobs/e.json.howdah-tmp").exists());
         run(journal.forget(vec!["a".into(), "never".into()])).unwrap();
         assert_eq!(Journal::open(directory.path()).unwrap().1.len(), 2);
+        fs::write(directory.path().join("jobs/f.json"), "{\"version\":2,\"job\":7}").unwrap();
+        let refused = Journal::open(directory.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("jobs/f.json\": it is of version 2, and this howdah reads versions up to 1"),
+            "{refused}"
+        );
+        assert!(directory.path().join("jobs/f.json").exists());
     }
 }

@@ -3,12 +3,13 @@
 //! Not here: what only a look at the machine can tell (`surroundings`).
 
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use super::config::{AgentConfig, Listen, Login};
-use crate::config::suggest::nearest;
-use crate::config::{Place, Problem, Problems, Secret};
+use super::config::{AgentConfig, Listen, Login, VERSION, fields};
+use crate::config::kindred::{Keys, Kindred};
+use crate::config::secret_file::{Exposed, exposed};
+use crate::config::{Problem, Problems, Secret};
 
 /// As in libpq.
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -16,11 +17,20 @@ const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-c
 /// Reads and checks an `agent.toml`, and the password files that it names.
 ///
 /// # Errors
-/// What is wrong, with line, column and key: the first thing that does not read; everything else together.
+/// Everything that is wrong, with line, column and key: unknown keys and wrong values together; only when there are none, what
+/// needs the whole file.
 pub fn load(path: &Path) -> Result<AgentConfig, Problems> {
     match fs::read_to_string(path) {
         Ok(text) => parse(path, &text),
-        Err(error) => Err(problem(path, None, "", format!("cannot be read: {error}"), None).into()),
+        Err(error) => Err(Problem {
+            file: path.to_owned(),
+            place: None,
+            key: String::new(),
+            message: format!("cannot be read: {error}"),
+            advice: None,
+            excerpt: None,
+        }
+        .into()),
     }
 }
 
@@ -29,55 +39,17 @@ pub fn load(path: &Path) -> Result<AgentConfig, Problems> {
 /// # Errors
 /// As [`load`].
 pub fn parse(path: &Path, text: &str) -> Result<AgentConfig, Problems> {
-    let mut config: AgentConfig = toml::from_str(text).map_err(|error| unreadable(path, text, &error))?;
-    let mut seek = Seek { path, text, problems: Vec::new() };
+    static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::of::<AgentConfig>("AgentConfig", fields));
+    let (mut config, file): (AgentConfig, _) = Kindred::read(path, text, &KEYS, VERSION)?;
+    let mut seek = Seek { file, problems: Vec::new() };
     seek.config(&mut config);
     Problems::none_or_all(seek.problems)?;
     Ok(config)
 }
 
-fn problem(path: &Path, place: Option<Place>, key: &str, message: String, advice: Option<String>) -> Problem {
-    Problem { file: path.to_owned(), place, key: key.to_owned(), message, advice, excerpt: None }
-}
-
-/// What serde does not take: `unknown field` comes with the names that there are.
-fn unreadable(path: &Path, text: &str, error: &toml::de::Error) -> Problems {
-    let place = error.span().map(|span| place(text, &span));
-    let message = error.message().lines().collect::<Vec<_>>().join(", ");
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    if message.starts_with("unknown field")
-        && let Some(written) = quoted.next()
-    {
-        let known: Vec<&str> = quoted.collect();
-        let advice = match nearest(written, known.iter().copied()) {
-            Some(meant) => format!("did you mean \"{meant}\"?"),
-            None => format!("there are: {}", known.join(", ")),
-        };
-        return problem(path, place, written, "unknown key".to_owned(), Some(advice)).into();
-    }
-    if let Some(missing) = message.strip_prefix("missing field").and_then(|rest| rest.split('`').nth(1)) {
-        return problem(path, place, missing, "is missing".to_owned(), None).into();
-    }
-    let key = error.span().map_or("", |span| key_before(text, span.start));
-    problem(path, place, key, message, None).into()
-}
-
-/// The key of the line that a value is in.
-fn key_before(text: &str, byte: usize) -> &str {
-    let line = text.get(..byte).and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
-    line.split_once('=').map_or("", |(key, _)| key.trim())
-}
-
-fn place(text: &str, span: &Range<usize>) -> Place {
-    let before = text.get(..span.start).unwrap_or(text);
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    Place { line: before.matches('\n').count().saturating_add(1), column: line.chars().count().saturating_add(1) }
-}
-
 /// Looks for what is wrong.
 struct Seek<'t> {
-    path: &'t Path,
-    text: &'t str,
+    file: Kindred<'t>,
     problems: Vec<Problem>,
 }
 
@@ -101,7 +73,7 @@ impl Seek<'_> {
             self.report("service", "must not be empty", "write \"auto\", \"none\" or a unit of systemd's");
         }
         if config.superuser.user.is_empty() {
-            self.report("superuser.user", "must not be empty", "");
+            self.report("superuser.user", "must not be empty", "write the role of a superuser");
         }
         self.absolute("superuser.socket", config.superuser.socket.as_deref());
         self.listen(&mut config.listen, &mut config.found.gid);
@@ -134,36 +106,47 @@ impl Seek<'_> {
         }
         let Some(address) = &listen.address else { return };
         if address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            self.report("listen.address", "is not host:port", "as in \"10.0.0.1:6434\"");
+            self.report(
+                "listen.address",
+                &format!("\"{address}\" is not host:port"),
+                "write it as in \"10.0.0.1:6434\"",
+            );
         }
-        for (key, file) in [("cert", &listen.cert), ("key", &listen.key), ("ca", &listen.ca)] {
-            if file.is_none() {
-                let message = format!("needs {key} as well: over TCP both sides show certificates");
-                self.report("listen.address", &message, "");
-            }
-        }
+        let files = [("cert", &listen.cert), ("key", &listen.key), ("ca", &listen.ca)];
+        let mut lacking: Vec<&str> = files.iter().filter(|(_, file)| file.is_none()).map(|(key, _)| *key).collect();
         if listen.allow.is_empty() {
-            let message = "needs allow: the common names of the daemons that may talk to this agent";
-            self.report("listen.address", message, "");
+            lacking.push("allow");
         }
+        if !lacking.is_empty() {
+            let message = format!("over TCP both sides show certificates: [listen] lacks {}", lacking.join(", "));
+            let advice = "write the paths, and in allow the common names of the daemons that may talk to this agent";
+            self.report("listen.address", &message, advice);
+        }
+        self.private("listen.key", listen.key.as_deref());
     }
 
     fn login(&mut self, table: &str, login: &mut Login) {
         if login.user.is_empty() {
-            self.report(&format!("{table}.user"), "must not be empty", "");
+            self.report(&format!("{table}.user"), "must not be empty", "write the role that it logs in as");
         }
         if !SSL_MODES.contains(&login.sslmode.as_str()) {
             let key = format!("{table}.sslmode");
-            self.report(&key, &format!("\"{}\" is none of libpq's", login.sslmode), &SSL_MODES.join(", "));
+            self.report(
+                &key,
+                &format!("\"{}\" is none of libpq's", login.sslmode),
+                &format!("valid: {}", SSL_MODES.join(", ")),
+            );
         }
         let Some(file) = &login.password_file else { return };
+        self.private(&format!("{table}.password_file"), Some(file));
         match fs::read_to_string(file).map(Secret::new) {
             Ok(text) => {
                 login.password = Some(Secret::new(text.reveal().lines().next().unwrap_or_default().to_owned()));
             }
             Err(error) => {
                 let message = format!("\"{}\" cannot be read: {error}", file.display());
-                self.report(&format!("{table}.password_file"), &message, "");
+                let advice = "write the path of a file that the agent's user can read";
+                self.report(&format!("{table}.password_file"), &message, advice);
             }
         }
     }
@@ -174,29 +157,15 @@ impl Seek<'_> {
         }
     }
 
-    /// A problem at `table.key`, or at the table when the key is not there.
-    fn report(&mut self, key: &str, message: &str, advice: &str) {
-        let advice = (!advice.is_empty()).then(|| advice.to_owned());
-        self.problems.push(problem(self.path, self.find(key), key, message.to_owned(), advice));
+    /// A secret that others can see or change.
+    fn private(&mut self, key: &str, path: Option<&Path>) {
+        if let Some(Exposed { message, advice }) = path.and_then(exposed) {
+            self.report(key, &message, &advice);
+        }
     }
 
-    fn find(&self, key: &str) -> Option<Place> {
-        let (table, key) = key.rsplit_once('.').unwrap_or(("", key));
-        let (mut here, mut at_table) = (table.is_empty(), None);
-        for (index, line) in self.text.lines().enumerate() {
-            let (trimmed, place) = (line.trim_start(), |column| Some(Place { line: index.saturating_add(1), column }));
-            let column = line.chars().count().saturating_sub(trimmed.chars().count()).saturating_add(1);
-            if let Some(header) = trimmed.strip_prefix('[') {
-                let name = header.split(']').next().unwrap_or_default().trim();
-                here = name == table;
-                if here || name == key {
-                    at_table = place(column);
-                }
-            } else if here && trimmed.split_once('=').is_some_and(|(name, _)| name.trim() == key) {
-                return place(column);
-            }
-        }
-        at_table
+    fn report(&mut self, key: &str, message: &str, advice: &str) {
+        self.problems.push(self.file.problem(key, message, advice));
     }
 }
 
@@ -258,16 +227,16 @@ user = "replicator"
         let said = wrong(&RIGHT.replace("data_directory", "data_dirctory"));
         assert_eq!(said, "agent.toml:4:1: data_dirctory: unknown key; did you mean \"data_directory\"?");
         let said = wrong(&format!("{RIGHT}[jobs]\nstep = \"1s\"\n"));
-        assert!(said.starts_with("agent.toml:11:1: step: unknown key; there are: step_timeout"), "{said}");
+        assert_eq!(said, "agent.toml:11:1: jobs.step: unknown key; known here: step_timeout, job_timeout");
     }
 
     #[test]
     fn a_wrong_value_is_told_with_its_line_and_key() {
         let said = wrong(&format!("{RIGHT}[jobs]\nstep_timeout = \"1 fortnight\"\n"));
-        assert!(said.starts_with("agent.toml:11:16: step_timeout: "), "{said}");
-        assert!(wrong("node = \"a\"").contains("cluster: is missing"));
+        assert!(said.starts_with("agent.toml:11:16: jobs.step_timeout: \"1 fortnight\""), "{said}");
+        assert!(wrong("node = \"a\"").contains("\"cluster\" is missing; write it, as in cluster = \"main\""));
         let said = wrong(&format!("{RIGHT}[backups]\ndiscard_old = true\n"));
-        assert!(said.starts_with("agent.toml:11:1: backups.discard_old: cannot be true yet"), "{said}");
+        assert!(said.starts_with("agent.toml:11:15: backups.discard_old: cannot be true yet"), "{said}");
     }
 
     #[test]
@@ -278,12 +247,11 @@ user = "replicator"
             + "sslmode = \"perhaps\"\npassword_file = \"/nowhere\"\n";
         let said = wrong(&text);
         for expected in [
-            "agent.toml:5:1: state_directory: must begin at the root",
-            "agent.toml:8:1: listen.group: /etc/group has no group \"no such\"",
-            "agent.toml:7:1: listen.address: needs cert as well",
-            "agent.toml:7:1: listen.address: needs allow",
-            "agent.toml:11:1: replication.sslmode: \"perhaps\" is none of libpq's",
-            "agent.toml:12:1: replication.password_file: \"/nowhere\" cannot be read",
+            "agent.toml:5:19: state_directory: must begin at the root",
+            "agent.toml:8:9: listen.group: /etc/group has no group \"no such\"",
+            "agent.toml:7:11: listen.address: over TCP both sides show certificates: [listen] lacks cert, key, ca, allow",
+            "agent.toml:11:11: replication.sslmode: \"perhaps\" is none of libpq's",
+            "agent.toml:12:17: replication.password_file: \"/nowhere\" cannot be read",
         ] {
             assert!(said.contains(expected), "{expected}\n--\n{said}");
         }

@@ -14,5 +14,6 @@ pub mod verifiers;
 
 pub use connection::{Monitor, WatchedCluster, WatchedNode};
 pub use hidden::{Hidden, HiddenCatalog, HiddenView};
+pub use reader::try_lookup;
 pub use role::{Ordinary, Role, RoleSecret};
 pub use verifiers::{CatalogError, Lookup, Verifiers};

@@ -169,18 +169,7 @@ impl Reader {
     }
 
     fn explain(&self, failure: Failure, node: &WatchedNode, monitor: &Monitor) -> CatalogError {
-        let node = node.name.clone();
-        match failure {
-            Failure::Query(message) => CatalogError::BadQuery { message, node },
-            Failure::Connection(ConnectionError::Reported {
-                sqlstate: Some(SqlState::INSUFFICIENT_PRIVILEGE), ..
-            }) if self.lookup.query.is_none() => CatalogError::NoPermission {
-                user: monitor.user.clone(),
-                dbname: self.lookup.dbname.as_ref().unwrap_or(&monitor.dbname).clone(),
-                node,
-            },
-            Failure::Connection(error) => CatalogError::NoAnswer { node, error },
-        }
+        explain(failure, node, monitor, &self.lookup)
     }
 
     /// The primary; without one any healthy node, whose catalog is a little older.
@@ -190,6 +179,37 @@ impl Reader {
         let healthy = view.nodes.iter().filter(|node| node.healthy).map(|node| &node.name);
         let name = view.primary.iter().chain(healthy).next()?;
         self.cluster.nodes.iter().find(|node| node.name == *name).cloned()
+    }
+}
+
+/// Asks one node for one user, as a reader would: whether the monitor's user may, and `auth.query` works.
+///
+/// # Errors
+/// Why not.
+pub async fn try_lookup(node: &WatchedNode, monitor: &Monitor, lookup: &Lookup) -> Result<(), CatalogError> {
+    let asked = async {
+        let session = Session::open(node, monitor, lookup).await?;
+        session.ask(&HashSet::from([Arc::from(monitor.user.as_str())]), true, &State::default()).await?;
+        session.connection.close().await;
+        Ok(())
+    };
+    asked.await.map_err(|failure| explain(failure, node, monitor, lookup))
+}
+
+fn explain(failure: Failure, node: &WatchedNode, monitor: &Monitor, lookup: &Lookup) -> CatalogError {
+    let node = node.name.clone();
+    match failure {
+        Failure::Query(message) => CatalogError::BadQuery { message, node },
+        Failure::Connection(ConnectionError::Reported { sqlstate: Some(SqlState::INSUFFICIENT_PRIVILEGE), .. })
+            if lookup.query.is_none() =>
+        {
+            CatalogError::NoPermission {
+                user: monitor.user.clone(),
+                dbname: lookup.dbname.as_ref().unwrap_or(&monitor.dbname).clone(),
+                node,
+            }
+        }
+        Failure::Connection(error) => CatalogError::NoAnswer { node, error },
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the exit code of an operating command says, the same for all of them and for good:
 //!
 //! 0 done; 1 an error, or not done after it was begun; 2 the command line is wrong; 3 the daemon has refused, and nothing has
-//! changed; 4 there is no daemon.
+//! changed; 4 there is no daemon; 5 the configuration is right, and something that it points at is not (`howdah check --connect`).
 
 /// An end of a command that has a code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum Exit {
     /// 4
     #[error("{0}")]
     NoDaemon(String),
+    /// 5
+    #[error("{0}")]
+    Amiss(String),
 }
 
 /// The code for the end of a command.
@@ -24,6 +27,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
         Some(Exit::Usage(_)) => 2,
         Some(Exit::Refused(_)) => 3,
         Some(Exit::NoDaemon(_)) => 4,
+        Some(Exit::Amiss(_)) => 5,
         None => 1,
     }
 }

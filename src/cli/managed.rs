@@ -60,7 +60,8 @@ fn settings(name: &str, cluster: &Cluster) -> Settings {
     }
 }
 
-fn agents(cluster: &Cluster) -> Result<Vec<(crate::topology::NodeName, AgentWay)>, TlsError> {
+/// How the agents of a cluster are spoken to.
+pub(super) fn agents(cluster: &Cluster) -> Result<Vec<(crate::topology::NodeName, AgentWay)>, TlsError> {
     let (ca, cert, key) = (cluster.agents.ca.as_deref(), cluster.agents.cert.as_deref(), cluster.agents.key.as_deref());
     let needs_tls = cluster.nodes.iter().any(|node| matches!(node.agent, Some(AgentAddress::Https { .. })));
     let tls = match needs_tls {

@@ -17,6 +17,7 @@ use crate::net::dial::Dialer;
 use crate::proxy::orders::daemon::Change;
 use crate::proxy::shared::{Running, Shared};
 
+use super::check::certificates::dates;
 use super::doors::{Doors, Exchange};
 use super::logs::Logs;
 use super::managed::managed;
@@ -101,7 +102,8 @@ impl Daemon {
         };
         let restart = config::compare(&before.config, &config);
         config::keep_running(&before.config, &mut config);
-        let warnings = config.written.warnings.iter().map(ToString::to_string).collect();
+        let (over, soon) = dates(&config);
+        let warnings = over.iter().chain(&soon).map(ToString::to_string).collect();
         let said = Reloaded { changed: before.config.written.changes(&config.written), restart, warnings };
         let (managed, mut problems) = match managed(&config) {
             Ok(managed) => (managed, Vec::new()),

@@ -17,6 +17,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::check::certificates::dates;
 use super::doors::Doors;
 use super::logs::Logs;
 use super::managed::managed;
@@ -67,7 +68,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let handed = Handed::at_start().context("could not take over the sockets from systemd")?;
     let config = config::load(&args.config)?;
     let logs = Logs::start(&config.log);
-    for warning in &config.written.warnings {
+    let (over, soon) = dates(&config);
+    for warning in over.iter().chain(&soon) {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit(&config);

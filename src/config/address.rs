@@ -109,6 +109,9 @@ pub enum AddressError {
     /// No port after the host.
     #[error("\"{0}\" has no port; write \"{0}:{1}\"")]
     NoPort(String, u16),
+    /// No host before the port.
+    #[error("\"{0}\" is a port without a host; write \"127.0.0.1:{0}\"")]
+    PortAlone(String),
     /// The port is not a number from 0 to 65535.
     #[error("\"{0}\" has no valid port; a port is a number from 0 to 65535")]
     BadPort(String),
@@ -160,7 +163,10 @@ pub(super) fn parse_tcp(text: &str, usual_port: u16) -> Result<(Host, u16), Addr
         return Err(AddressError::NoBrackets(text.to_owned()));
     }
     let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) else {
-        return Err(AddressError::NoPort(text.to_owned(), usual_port));
+        return Err(match text.parse::<u16>() {
+            Ok(_) => AddressError::PortAlone(text.to_owned()),
+            Err(_) => AddressError::NoPort(text.to_owned(), usual_port),
+        });
     };
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     let Some(port) = port.parse().ok().filter(|_| digits) else {

@@ -18,14 +18,16 @@ use super::size::ByteSize;
 use super::suggest::nearest;
 
 /// Everything in the file that the structs would not take.
-pub(super) fn check(document: &Document<'_>) -> Vec<Problem> {
-    let mut walk = Walk { document, path: Vec::new(), problems: Vec::new() };
-    walk.table(schema::root(), document.tree());
+pub(super) fn check(document: &Document<'_>, root: &Table) -> Vec<Problem> {
+    let mut walk = Walk { document, root, path: Vec::new(), problems: Vec::new() };
+    walk.table(root, document.tree());
     walk.problems
 }
 
 struct Walk<'d, 't> {
     document: &'d Document<'t>,
+    /// Every key there is.
+    root: &'d Table,
     path: Vec<Step<'d>>,
     problems: Vec<Problem>,
 }
@@ -49,6 +51,7 @@ impl<'d> Walk<'d, '_> {
         for key in known.keys.iter().filter(|key| key.required && missing(&key.name)) {
             let advice = match (&key.shape, &key.example) {
                 (Shape::Value(_), Some(example)) => format!("write it, as in {} = \"{example}\"", key.name),
+                (Shape::Table(_), _) => format!("write [{}]", key.name),
                 _ => String::new(),
             };
             self.report(At::Key, format!("\"{}\" is missing", key.name), &advice);
@@ -58,17 +61,23 @@ impl<'d> Walk<'d, '_> {
     /// Reports the key; the known key it was probably meant to be, so that this one is not called missing too.
     fn unknown<'k>(&mut self, known: &'k Table, name: &str) -> Option<&'k str> {
         let has = |key: &Key| matches!(&key.shape, Shape::Table(table) if table.key(name).is_some());
-        let whole = known.overlay_of.as_deref().filter(|of| schema::root().key(of).is_some_and(has));
+        let whole = known.overlay_of.as_deref().filter(|of| self.root.key(of).is_some_and(has));
         if let Some(whole) = whole {
             self.report(At::Key, "cannot differ by database or user", &format!("write it under [{whole}]"));
             return None;
         }
         let names = || known.keys.iter().map(|key| key.name.as_str());
         let near = nearest(name, names());
-        let advice = match (near, schema::root().keys.iter().find(|key| has(key))) {
-            (Some(near), _) => format!("did you mean \"{near}\"?"),
-            (None, Some(elsewhere)) => format!("there is one in [{}]", elsewhere.name),
-            (None, None) => format!("known here: {}", names().collect::<Vec<_>>().join(", ")),
+        let of_pgbouncer = || schema::called_by_pgbouncer(self.root, name);
+        let advice = match (near, self.root.keys.iter().find(|key| has(key)), self.root.key(name)) {
+            (Some(near), _, _) => format!("did you mean \"{near}\"?"),
+            (None, Some(elsewhere), _) => format!("there is one in [{}]", elsewhere.name),
+            (None, None, Some(Key { shape: Shape::Value(_), .. })) => "it stands above the first table".to_owned(),
+            (None, None, Some(table)) => format!("[{}] is a table of its own", table.name),
+            (None, None, None) => match of_pgbouncer() {
+                Some(ours) => format!("what PgBouncer calls so is {ours} here"),
+                None => format!("known here: {}", names().collect::<Vec<_>>().join(", ")),
+            },
         };
         self.report(At::Key, "unknown key", &advice);
         near
@@ -87,7 +96,7 @@ impl<'d> Walk<'d, '_> {
                     }
                     match entry.get_ref() {
                         DeValue::Table(table) => self.table(known, table),
-                        other => self.report(At::Key, format!("expected a table, found {}", type_name(other)), ""),
+                        other => self.no_table(other),
                     }
                     self.path.pop();
                 }
@@ -111,10 +120,17 @@ impl<'d> Walk<'d, '_> {
                 let advice = format!("write [{}] with one pair of brackets", key_name(&self.path));
                 self.report(At::Key, "expected one table, found a list", &advice);
             }
-            (Shape::Table(_) | Shape::Map(_), other) => {
-                self.report(At::Key, format!("expected a table, found {}", type_name(other)), "");
+            (Shape::Table(_), other) => self.no_table(other),
+            (Shape::Map(_), other) => {
+                let advice = format!("write [{}.NAME], and its keys below", key_name(&self.path));
+                self.report(At::Key, format!("expected tables, found {}", type_name(other)), &advice);
             }
         }
+    }
+
+    fn no_table(&mut self, found: &DeValue<'_>) {
+        let advice = format!("write [{}], and its keys below", key_name(&self.path));
+        self.report(At::Key, format!("expected a table, found {}", type_name(found)), &advice);
     }
 
     fn leaf(&mut self, leaf: &Leaf, value: &DeValue<'_>) {

@@ -3,7 +3,6 @@
 //! Runs again on every reload, so that a new certificate or password file is noticed.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,13 +17,12 @@ use super::hba::{Fault, Hba, IdentMaps};
 use super::problem::{Place, Problem};
 use super::queries;
 use super::secret::Secret;
+use super::secret_file::{Exposed, exposed};
 use super::stats::Stats;
 use super::users_file;
 
 /// A shorter token could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
-/// Write and execute for the group, anything for others.
-const TOKEN_MODE_FORBIDDEN: u32 = 0o037;
 
 /// Fills in what is found elsewhere; a problem for everything that is not found.
 pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path) -> Vec<Problem> {
@@ -37,7 +35,7 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
         }
         if let Some(tls) = &mut listener.tls {
             seek.file(&mut tls.cert, key_path!["listeners", i, "tls", "cert"]);
-            seek.file(&mut tls.key, key_path!["listeners", i, "tls", "key"]);
+            seek.private(&mut tls.key, key_path!["listeners", i, "tls", "key"]);
             seek.file(&mut tls.ca, key_path!["listeners", i, "tls", "ca"]);
         }
     }
@@ -65,16 +63,14 @@ pub(super) fn complete(config: &mut Config, document: &Document<'_>, file: &Path
             let known = known.or_else(|| config.auth.file_users.get(&monitor.user));
             seek.monitor(name, monitor, known);
         }
-        for (file, key) in
-            [(&mut cluster.agents.ca, "ca"), (&mut cluster.agents.cert, "cert"), (&mut cluster.agents.key, "key")]
-        {
-            seek.file(file, key_path!["clusters", name, "agents", key]);
-        }
+        seek.file(&mut cluster.agents.ca, key_path!["clusters", name, "agents", "ca"]);
+        seek.file(&mut cluster.agents.cert, key_path!["clusters", name, "agents", "cert"]);
+        seek.private(&mut cluster.agents.key, key_path!["clusters", name, "agents", "key"]);
         for (i, node) in cluster.nodes.iter_mut().enumerate() {
             if let Some(tls) = &mut node.tls {
                 seek.file(&mut tls.ca, key_path!["clusters", name, "nodes", i, "tls", "ca"]);
                 seek.file(&mut tls.cert, key_path!["clusters", name, "nodes", i, "tls", "cert"]);
-                seek.file(&mut tls.key, key_path!["clusters", name, "nodes", i, "tls", "key"]);
+                seek.private(&mut tls.key, key_path!["clusters", name, "nodes", i, "tls", "key"]);
             }
         }
     }
@@ -123,6 +119,16 @@ impl Seek<'_, '_> {
         }
     }
 
+    /// [`Self::file`], for one that holds a secret.
+    fn private(&mut self, file: &mut Option<PathBuf>, path: &[Step<'_>]) {
+        let before = self.problems.len();
+        self.file(file, path);
+        let found = file.as_deref().filter(|_| self.problems.len() == before);
+        if let Some(Exposed { message, advice }) = found.and_then(exposed) {
+            self.report(path, At::Value, message, &advice);
+        }
+    }
+
     /// Reads the files that `[auth]` names.
     fn auth(&mut self, auth: &mut Auth) {
         let read_other = |path: &Path| fs::read_to_string(path).map_err(|error| error.to_string());
@@ -138,7 +144,7 @@ impl Seek<'_, '_> {
                 Err(faults) => self.faults(faults),
             }
         }
-        if let Some((file, text)) = self.text(&mut auth.users_file, key_path!["auth", "users_file"]) {
+        if let Some((file, text)) = self.secret_text(&mut auth.users_file, key_path!["auth", "users_file"]) {
             match users_file::parse(&text, &file) {
                 Ok(users) => auth.file_users = Arc::new(users),
                 Err(faults) => self.faults(faults),
@@ -161,8 +167,20 @@ impl Seek<'_, '_> {
         let before = self.problems.len();
         self.file(file, path);
         let file = file.as_ref().filter(|_| self.problems.len() == before)?;
+        self.read(file, path)
+    }
+
+    /// [`Self::text`], of a file that holds a secret.
+    fn secret_text(&mut self, file: &mut Option<PathBuf>, path: &[Step<'_>]) -> Option<(PathBuf, Zeroizing<String>)> {
+        let before = self.problems.len();
+        self.private(file, path);
+        let file = file.as_ref().filter(|_| self.problems.len() == before)?;
+        self.read(file, path)
+    }
+
+    fn read(&mut self, file: &Path, path: &[Step<'_>]) -> Option<(PathBuf, Zeroizing<String>)> {
         match fs::read_to_string(file) {
-            Ok(text) => Some((file.clone(), Zeroizing::new(text))), // it may hold passwords
+            Ok(text) => Some((file.to_owned(), Zeroizing::new(text))), // it may hold passwords
             Err(error) => {
                 let message = format!("\"{}\" cannot be read: {error}", file.display());
                 self.report(path, At::Value, message, "");
@@ -171,17 +189,11 @@ impl Seek<'_, '_> {
         }
     }
 
-    /// A token of the API: the first line of a file that not everybody can read.
+    /// A token of the API: the first line of its file.
     fn token(&mut self, file: &mut Option<PathBuf>, key: &'static str) -> Option<Secret> {
         let path = key_path!["http", key];
-        let (file, text) = self.text(file, path)?;
+        let (file, text) = self.secret_text(file, path)?;
         let shown = file.display();
-        let mode = fs::metadata(&file).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & TOKEN_MODE_FORBIDDEN != 0 {
-            let message = format!("\"{shown}\" can be read or written by others (mode {:04o})", mode & 0o7777);
-            self.report(path, At::Value, message, &format!("chmod 0640 \"{shown}\", or stricter"));
-            return None;
-        }
         let token = text.lines().next().unwrap_or_default().trim();
         if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
             let message = format!("the first line of \"{shown}\" is no token of {TOKEN_BYTES_MIN} characters or more");
@@ -231,24 +243,9 @@ impl Seek<'_, '_> {
                 }
             };
         }
-        let before = self.problems.len();
-        self.file(given.file, &within(table, "password_file"));
-        if self.problems.len() > before {
-            return None;
-        }
-        let file = given.file.as_ref()?;
-        match fs::read_to_string(file) {
-            Ok(text) => {
-                let text = Secret::new(text);
-                let line = text.reveal().lines().next().unwrap_or_default();
-                Some((Secret::new(line.to_owned()), "password_file"))
-            }
-            Err(error) => {
-                let message = format!("\"{}\" cannot be read: {error}", file.display());
-                self.report(&within(table, "password_file"), At::Value, message, "");
-                None
-            }
-        }
+        let (_, text) = self.secret_text(given.file, &within(table, "password_file"))?;
+        let line = text.lines().next().unwrap_or_default();
+        Some((Secret::new(line.to_owned()), "password_file"))
     }
 
     fn credential(&mut self, secret: Secret, path: &[Step<'_>]) -> Option<Credential> {

@@ -193,19 +193,35 @@ impl<'t> Document<'t> {
     }
 }
 
-/// An error of TOML's grammar. Of the text it shows at most a key that is there twice.
+/// An error of TOML's grammar, in words that its writer knows. Of the text it shows at most a key that is there twice.
 fn grammar_problem(file: &Path, text: &str, error: &toml::de::Error) -> Problem {
     let message = error.message().lines().collect::<Vec<_>>().join(", ");
     let found = error.span().and_then(|span| text.get(span)).unwrap_or("");
     let start = error.span().and_then(|span| text.get(span.start..)).unwrap_or("");
-    // `level = info` is read as the beginning of "inf"; what its writer forgot are quotes.
-    let bare_word = start.starts_with(|c: char| c.is_alphabetic()) && message.starts_with("invalid");
+    let (key, message, advice) = match start.chars().next() {
+        _ if message == "duplicate key" => {
+            (found, "is there twice".to_owned(), "keep one of them: a table is written once, with all of its keys")
+        }
+        // `level = info` is read as the beginning of "inf"; what its writer forgot are quotes
+        Some(c) if c.is_alphabetic() && message.starts_with("invalid") => {
+            ("", "a text without quotes".to_owned(), "write it as in key = \"text\"")
+        }
+        Some('“' | '”' | '„' | '‘' | '’' | '«' | '»') => {
+            ("", "these are no quotes for a computer".to_owned(), "write straight ones, as in key = \"text\"")
+        }
+        Some(':') => ("", message, "write an equals sign, as in key = \"text\""),
+        _ if message.ends_with("expected `\"`") => {
+            ("", "a quote has no end in its line".to_owned(), "write \" behind the text")
+        }
+        _ if message.ends_with("expected `]`") => ("", "a bracket has no end".to_owned(), "write ] behind the name"),
+        _ => ("", message, ""),
+    };
     Problem {
         file: file.to_owned(),
         place: error.span().map(|span| place(text, span.start)),
-        key: if message == "duplicate key" { found.to_owned() } else { String::new() },
-        advice: bare_word.then(|| "a text needs quotes, as in key = \"text\"".to_owned()),
+        key: key.to_owned(),
         message,
+        advice: (!advice.is_empty()).then(|| advice.to_owned()),
         excerpt: None,
     }
 }

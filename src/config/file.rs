@@ -220,7 +220,7 @@ pub struct Http {
     pub address: HttpAddress,
 
     /// A file whose first line is the token for everything: who changes something must send it (`Authorization: Bearer TOKEN`). At
-    /// least 16 characters; nobody but the file's owner and group may read the file. Absent: changes are accepted from whoever may use
+    /// least 16 characters; a secret. Absent: changes are accepted from whoever may use
     /// the Unix socket, and over TCP only while `address` is a loopback address. Relative to the configuration file; read again on
     /// reload.
     #[schemars(extend("x-reload" = "live", "format" = "path", "x-example" = "admin.token"))]
@@ -265,8 +265,8 @@ pub struct Log {
     #[schemars(extend("x-reload" = "live"))]
     pub format: LogFormat,
 
-    /// Whether a client's coming and going is written, at level info. PgBouncer: `log_connections`,
-    /// `log_disconnections`.
+    /// Whether it is written, at level info, that a client logs in, is refused or leaves. The console's and replication
+    /// connections are written always. PgBouncer: `log_connections`, `log_disconnections`.
     #[schemars(extend("x-reload" = "live"))]
     pub connections: bool,
 }

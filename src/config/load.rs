@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use toml::Spanned;
-use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::check::check;
 use super::complete::complete;
-use super::document::{At, Document, key_path};
+use super::document::Document;
 use super::file::{Config, VERSION};
+use super::kindred::not_newer;
 use super::problem::{Problem, Problems};
 use super::reload::change::Written;
+use super::schema;
+use super::secret_file::{Exposed, exposed};
 use super::validate::validate;
 
 /// Reads, checks and completes a configuration file.
@@ -37,27 +38,14 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     }
 }
 
-/// Refuses a file of a version that did not exist yet.
-fn newer(document: &Document<'_>) -> Result<(), Problems> {
-    let Some(DeValue::Integer(number)) = document.tree().get("version").map(Spanned::get_ref) else { return Ok(()) };
-    match i64::from_str_radix(number.as_str(), number.radix()) {
-        Ok(version) if version > i64::from(VERSION) => {
-            let message = format!("the file is of version {version}, and this howdah reads versions up to {VERSION}");
-            let advice = "start a newer howdah with it, or write it for this one";
-            Err(document.problem(key_path!["version"], At::Value, message, advice).into())
-        }
-        _ => Ok(()), // what is wrong with it otherwise is found with the rest
-    }
-}
-
 /// [`load`] for a text that was read already; the path names it and is where relative paths start.
 ///
 /// # Errors
 /// As [`load`].
 pub fn parse(path: &Path, text: &str) -> Result<Config, Problems> {
     let document = Document::parse(path, text)?;
-    newer(&document)?; // whatever else is unknown in it is no mistake
-    Problems::none_or_all(check(&document))?;
+    not_newer(&document, VERSION)?; // whatever else is unknown in it is no mistake
+    Problems::none_or_all(check(&document, schema::root()))?;
     // The tree goes into serde and the document stays for its places, so the text is parsed once more.
     let tree = Document::parse(path, text)?.into_tree();
     let mut config = Config::deserialize(toml::de::Deserializer::from(tree)).map_err(|error| {
@@ -67,6 +55,9 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, Problems> {
     config.written = Arc::new(Written::of(&document, path));
     let mut problems = complete(&mut config, &document, path);
     problems.extend(validate(&config, &document));
+    if let (Some(key), Some(Exposed { message, advice })) = (config.written.first_secret(), exposed(path)) {
+        problems.push(Problem { file: path.to_owned(), ..config.written.problem(key, message, &advice) });
+    }
     Problems::none_or_all(problems)?;
     Ok(config)
 }

@@ -11,10 +11,12 @@
 //! All problems of a step are reported at once. Nothing past this module sees a string that still needs parsing, and
 //! nothing reads a part of the overlays: [`Config::profile`] says what holds for one user in one database.
 //!
+//! Two rules hold for all files of howdah's: `secret_file` says who may be able to read a secret, [`version`] which versions are read.
+//!
 //! The docstrings of the structs are the documentation: [`render_reference`] and [`render_docs`] print them, and what
 //! a key needs when it changes (`x-reload`) is what [`compare`] says.
 //!
-//! Not here: the command line (`cli`), `agent.toml` (`agent`).
+//! Not here: the command line (`cli`); the keys of `agent.toml` (`agent`), which is read the same way (`kindred`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
@@ -32,6 +34,7 @@ mod duration;
 mod failover;
 mod file;
 pub mod hba;
+pub(crate) mod kindred;
 mod listener;
 mod load;
 mod network;
@@ -45,6 +48,7 @@ mod render;
 mod routing;
 mod schema;
 mod secret;
+pub(crate) mod secret_file;
 mod size;
 mod stats;
 mod store;
@@ -55,6 +59,7 @@ mod tls;
 mod user;
 pub mod users_file;
 mod validate;
+pub mod version;
 
 pub use address::{Address, Host, HttpAddress, NodeHost};
 pub use admin::Admin;

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::value::Error as Stop;
 use serde::de::{Deserializer, Error as _, Visitor};
@@ -94,14 +95,20 @@ pub(super) struct Leaf {
 
 /// The whole file.
 pub(super) fn root() -> &'static Table {
-    static ROOT: LazyLock<Table> = LazyLock::new(|| {
-        let schema = schemars::schema_for!(Config);
-        let mut top = schema.as_object().cloned().unwrap_or_default();
-        top.insert("x-struct".to_owned(), "Config".into());
-        let defs = top.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
-        table(&top, &defs)
-    });
+    static ROOT: LazyLock<Table> = LazyLock::new(|| table_of::<Config>("Config", declared));
     &ROOT
+}
+
+/// Says of a struct, by its name, which fields it has.
+pub(crate) type Fields = fn(&str) -> &'static [&'static str];
+
+/// A file, from the struct of this name.
+pub(super) fn table_of<T: JsonSchema>(name: &str, fields: Fields) -> Table {
+    let schema = schemars::schema_for!(T);
+    let mut top = schema.as_object().cloned().unwrap_or_default();
+    top.insert("x-struct".to_owned(), name.into());
+    let defs = top.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
+    Reading { defs: &defs, fields }.table(&top)
 }
 
 /// All keys, each with whether a reload changes it (else it waits for a restart): `databases.NAME.pool.size`, `listeners[].role`.
@@ -121,6 +128,21 @@ pub fn keys() -> Vec<(String, bool)> {
     let mut found = Vec::new();
     walk(root(), "", &mut found);
     found
+}
+
+/// What a key of PgBouncer's is called here, as the docstrings say it ("PgBouncer: `default_pool_size`"): `[pool] size`.
+pub(super) fn called_by_pgbouncer(root: &Table, name: &str) -> Option<String> {
+    let quoted = format!("`{name}`");
+    let is_meant = |key: &&Key| key.doc.rsplit_once("PgBouncer: ").is_some_and(|(_, names)| names.contains(&quoted));
+    root.keys.iter().find_map(|table| {
+        let (written, keys) = match &table.shape {
+            Shape::Table(keys) => (format!("[{}]", table.name), keys),
+            Shape::List(keys) => (format!("[[{}]]", table.name), keys),
+            Shape::Map(keys) => (format!("[{}.NAME]", table.name), keys),
+            Shape::Value(_) => return None,
+        };
+        keys.keys.iter().find(is_meant).map(|key| format!("{written} {}", key.name))
+    })
 }
 
 /// The fields of a struct as they are declared: the schema sorts them by name, a reader wants them by meaning.
@@ -155,7 +177,7 @@ fn declared(name: &str) -> &'static [&'static str] {
     }
 }
 
-fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+pub(crate) fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut probe = Probe(&[]);
     let _ = T::deserialize(&mut probe);
     probe.0
@@ -212,37 +234,46 @@ fn resolve(node: &Value, defs: &Map<String, Value>) -> Map<String, Value> {
     resolved
 }
 
-fn table(node: &Map<String, Value>, defs: &Map<String, Value>) -> Table {
-    let text = |key: &str| node.get(key).and_then(Value::as_str).map(str::to_owned);
-    let required: Vec<&str> =
-        node.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    let properties = node.get("properties").and_then(Value::as_object);
-    let keys = declared(&text("x-struct").unwrap_or_default()).iter().filter_map(|name| {
-        let node = resolve(properties?.get(*name)?, defs);
-        Some(key(name, required.contains(name), &node, defs))
-    });
-    Table { overlay_of: text("x-overlay-of"), keys: keys.collect() }
+/// What a schema is read with.
+struct Reading<'s> {
+    defs: &'s Map<String, Value>,
+    fields: Fields,
 }
 
-fn key(name: &str, required: bool, node: &Map<String, Value>, defs: &Map<String, Value>) -> Key {
-    let text = |key: &str| node.get(key).and_then(Value::as_str).map(str::to_owned);
-    let object = |key: &str| node.get(key).filter(|v| v.is_object()).map(|v| resolve(v, defs));
-    let inner = |key: &str| object(key).filter(|v| v.contains_key("properties")).map(|v| table(&v, defs));
-    let shape = match (inner("additionalProperties"), inner("items"), node.contains_key("properties")) {
-        (Some(entry), _, _) => Shape::Map(entry),
-        (None, Some(item), _) => Shape::List(item),
-        (None, None, true) => Shape::Table(table(node, defs)),
-        (None, None, false) => Shape::Value(leaf(node)),
-    };
-    Key {
-        name: name.to_owned(),
-        doc: text("description").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" "),
-        required,
-        reload: text("x-reload"),
-        unit: text("x-unit"),
-        example: text("x-example"),
-        inline: node.get("x-inline").and_then(Value::as_bool) == Some(true),
-        shape,
+impl Reading<'_> {
+    fn table(&self, node: &Map<String, Value>) -> Table {
+        let text = |key: &str| node.get(key).and_then(Value::as_str).map(str::to_owned);
+        let required: Vec<&str> =
+            node.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let properties = node.get("properties").and_then(Value::as_object);
+        let fields = (self.fields)(&text("x-struct").unwrap_or_default());
+        let keys = fields.iter().filter_map(|name| {
+            let node = resolve(properties?.get(*name)?, self.defs);
+            Some(self.key(name, required.contains(name), &node))
+        });
+        Table { overlay_of: text("x-overlay-of"), keys: keys.collect() }
+    }
+
+    fn key(&self, name: &str, required: bool, node: &Map<String, Value>) -> Key {
+        let text = |key: &str| node.get(key).and_then(Value::as_str).map(str::to_owned);
+        let object = |key: &str| node.get(key).filter(|v| v.is_object()).map(|v| resolve(v, self.defs));
+        let inner = |key: &str| object(key).filter(|v| v.contains_key("properties")).map(|v| self.table(&v));
+        let shape = match (inner("additionalProperties"), inner("items"), node.contains_key("properties")) {
+            (Some(entry), _, _) => Shape::Map(entry),
+            (None, Some(item), _) => Shape::List(item),
+            (None, None, true) => Shape::Table(self.table(node)),
+            (None, None, false) => Shape::Value(leaf(node)),
+        };
+        Key {
+            name: name.to_owned(),
+            doc: text("description").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" "),
+            required,
+            reload: text("x-reload"),
+            unit: text("x-unit"),
+            example: text("x-example"),
+            inline: node.get("x-inline").and_then(Value::as_bool) == Some(true),
+            shape,
+        }
     }
 }
 

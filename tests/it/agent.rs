@@ -21,7 +21,7 @@ use rustix::process::{Pid, kill_process};
 
 use super::support::orphans::Orphans;
 use super::support::tls::Authority;
-use super::support::{Cluster, Node, Signal, binary, builder, eventually, free_port, poll, shared};
+use super::support::{Cluster, Node, Signal, binary, builder, eventually, free_port, poll, private, shared};
 
 /// For anything that should happen soon, on a machine that has other things to do.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
@@ -394,7 +394,8 @@ impl Own {
         node.binaries().own(&directory).unwrap();
         let socket = directory.join("agent.sock");
         let password = directory.join("password");
-        std::fs::write(&password, "secret").unwrap();
+        private(&password, "secret");
+        node.binaries().own(&password).unwrap();
         let mut toml = configuration(node, "main", &Default::default());
         for (key, path) in
             [("unix", &socket), ("state_directory", &directory.join("state")), ("password_file", &password)]
@@ -516,7 +517,7 @@ fn over_tcp_both_sides_show_certificates_and_only_names_of_the_list_are_let_in()
         ours.sign_client(name, name);
     }
     theirs.sign_client("howdah", "howdah");
-    std::fs::set_permissions(ours.path("agent.key"), PermissionsExt::from_mode(0o644)).unwrap(); // PostgreSQL's user reads it
+    shared().primary().binaries().own(&ours.path("agent.key")).unwrap();
     let file = |name: &str| ours.path(name).display().to_string();
     let listen = format!(
         "[listen]\naddress = \"127.0.0.1:{port}\"\ncert = \"{}\"\nkey = \"{}\"\nca = \"{}\"\nallow = [\"howdah\"]",

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::tls::{Authority, serve};
 use crate::support::wire::{self, Client, Fields, Message};
-use crate::support::{Cluster, Howdah, SOON, Tenant, config, eventually, free_port, shared};
+use crate::support::{Cluster, Howdah, SOON, Tenant, config, eventually, free_port, private, shared};
 
 pub fn try_login(howdah: &Howdah, user: &str, password: &str, database: &str) -> Vec<Message> {
     howdah.wire().try_login(&[("user", user), ("database", database)], password).unwrap()
@@ -25,7 +25,7 @@ pub fn refused(howdah: &Howdah, user: &str, password: &str, database: &str) -> F
 pub fn with_files(files: &[(&str, &str)], listeners: &str, extra: &str) -> (Howdah, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
-        std::fs::write(folder.path().join(name), text).unwrap();
+        private(&folder.path().join(name), text);
     }
     let extra = extra.replace("DIR", folder.path().to_str().unwrap());
     let (port, http_port) = (free_port().unwrap(), free_port().unwrap());

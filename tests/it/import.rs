@@ -31,7 +31,10 @@ fn write(directory: &Path, port: u16, files: &[(&str, &str)]) {
     for (name, text) in files {
         let text = text.replace("PORT", &port.to_string()).replace("DIR", directory.to_str().unwrap());
         std::fs::write(directory.join(name), text).unwrap();
-        std::fs::set_permissions(directory.join(name), std::fs::Permissions::from_mode(0o644)).unwrap();
+        // what may hold passwords belongs to the user of the PgBouncer that reads it
+        let mode = if name.ends_with(".txt") || name.ends_with(".key") { 0o600 } else { 0o644 };
+        std::fs::set_permissions(directory.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        shared().primary().binaries().own(&directory.join(name)).unwrap();
     }
 }
 

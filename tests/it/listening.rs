@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::wire::Client;
-use crate::support::{Howdah, SOON, Tenant, binary, config, eventually, free_port, poll, shared};
+use crate::support::{Howdah, SOON, Tenant, binary, config, eventually, free_port, poll, private, shared};
 
 const SOCKET: &str = ".s.PGSQL.6432";
 
@@ -76,7 +76,7 @@ impl Activated {
     /// With `first` as descriptor 3 and `second` as 4.
     fn start(directory: &Path, toml: &str, names: &str, first: OwnedFd, second: OwnedFd) -> Self {
         let (path, log) = (directory.join("howdah.toml"), directory.join("log"));
-        std::fs::write(&path, toml).unwrap();
+        private(&path, toml);
         // the shell hands over what systemd would: it knows its process id before it becomes howdah
         let script = "exec env LISTEN_PID=$$ LISTEN_FDS=2 \"LISTEN_FDNAMES=$2\" \"NOTIFY_SOCKET=$3\" \
                       \"$0\" serve -c \"$1\" 3<&0 4<&1 0</dev/null 1>&2";

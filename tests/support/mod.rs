@@ -152,6 +152,13 @@ pub fn rss_bytes(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
+/// Writes a file that only its owner can read, as howdah wants those with secrets.
+pub fn private(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 /// A howdah.toml for these nodes, listening on `port` with its HTTP API on `http_port`. The monitor is the superuser;
 /// `extra` comes last and begins with a table header.
 pub fn config(nodes: &[Node], port: u16, http_port: u16, extra: &str) -> String {
@@ -230,12 +237,24 @@ impl Howdah {
         Self::start_command(Command::new(binary), toml, port, http_port)
     }
 
+    /// Serves what `prepare` returns, which may put files beside it first; waits for nothing.
+    #[track_caller]
+    pub fn start_in(prepare: impl FnOnce(&Path) -> String, port: u16, http_port: u16) -> Self {
+        let directory = Scratch::new("howdah-served").unwrap();
+        let toml = prepare(directory.path());
+        Self::start_there(Command::new(binary()), directory, &toml, port, http_port)
+    }
+
     /// [`Self::start_binary`], with an environment of its own.
     #[track_caller]
-    pub fn start_command(mut command: Command, toml: &str, port: u16, http_port: u16) -> Self {
-        let directory = Scratch::new("howdah-served").unwrap();
+    pub fn start_command(command: Command, toml: &str, port: u16, http_port: u16) -> Self {
+        Self::start_there(command, Scratch::new("howdah-served").unwrap(), toml, port, http_port)
+    }
+
+    #[track_caller]
+    fn start_there(mut command: Command, directory: Scratch, toml: &str, port: u16, http_port: u16) -> Self {
         let config = directory.path().join("howdah.toml");
-        std::fs::write(&config, toml).unwrap();
+        private(&config, toml);
         command.arg("serve").arg("-c").arg(&config).current_dir(directory.path());
         command.env("RUST_BACKTRACE", "1").env_remove("NOTIFY_SOCKET");
         let process = Process::spawn(command, &directory.path().join("log")).unwrap();
@@ -264,7 +283,7 @@ impl Howdah {
 
     /// Replaces its howdah.toml and sends SIGHUP.
     pub fn reload(&self, toml: &str) {
-        std::fs::write(self.config(), toml).unwrap();
+        private(&self.config(), toml);
         self.signal(Signal::HUP);
     }
 

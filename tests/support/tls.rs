@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use super::private;
 use super::wire::{self, Client};
 
 /// What PostgreSQL calls itself in ALPN.
@@ -49,7 +50,7 @@ impl Authority {
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         std::fs::write(self.path(&format!("{name}.crt")), params.signed_by(&key, &self.ca).unwrap().pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        private(&self.path(&format!("{name}.key")), &key.serialize_pem());
     }
 
     /// `NAME.crt` and `NAME.key`, for a client of this name.
@@ -58,9 +59,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
         std::fs::write(self.path(&format!("{name}.crt")), params.signed_by(&key, &self.ca).unwrap().pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-        let private = Permissions::from_mode(0o600); // libpq insists
-        std::fs::set_permissions(self.path(&format!("{name}.key")), private).unwrap();
+        private(&self.path(&format!("{name}.key")), &key.serialize_pem()); // libpq insists as well
     }
 
     /// A `tls` line of a listener with this certificate.

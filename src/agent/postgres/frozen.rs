@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::auto_conf::{self, Change};
 use super::files;
+use crate::config::version::{StateError, read_state, state_text};
 use crate::directive::{Code, Failure};
 
+/// The version of the file.
+const VERSION: u32 = 1;
 /// What makes a standby receive and restore.
 pub const SETTINGS: [&str; 2] = ["primary_conninfo", "restore_command"];
 
@@ -33,8 +36,9 @@ pub fn is_frozen(state_directory: &Path) -> bool {
 pub fn load(state_directory: &Path) -> Result<Option<Frozen>, Failure> {
     let path = path(state_directory);
     let read = |bytes: Vec<u8>| {
-        let broken = |error| Failure::new(Code::WrongState, format!("{} does not read: {error}", path.display()));
-        serde_json::from_slice(&bytes).map_err(broken)
+        let broken =
+            |error: StateError| Failure::new(Code::WrongState, format!("{} does not read: {error}", path.display()));
+        read_state(&bytes, VERSION).map_err(broken)
     };
     files::read(&path)?.map(read).transpose()
 }
@@ -51,7 +55,7 @@ pub fn keep(state_directory: &Path, data_directory: &Path) -> Result<Frozen, Fai
     for name in SETTINGS {
         kept.insert(name.to_owned(), auto_conf::get(data_directory, name)?);
     }
-    let text = serde_json::to_vec(&kept)
+    let text = state_text(&kept, VERSION)
         .map_err(|error| Failure::new(Code::Internal, format!("what a freeze puts away does not write: {error}")))?;
     files::write(&path(state_directory), &text)?;
     Ok(kept)

@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use crate::directive::{AgentStatus, Failure};
+
 /// How long connecting and being answered may take.
 const BOUND: Duration = Duration::from_secs(2);
 /// No answer is longer.
@@ -50,6 +52,15 @@ impl PartialEq for AgentWay {
     }
 }
 
+impl std::fmt::Display for AgentWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tls { address, .. } => write!(f, "https://{address}"),
+        }
+    }
+}
+
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
@@ -62,6 +73,24 @@ pub(super) enum LineError {
 }
 
 impl AgentWay {
+    /// What the agent says of itself.
+    ///
+    /// # Errors
+    /// Why it does not, in words.
+    pub async fn status(&self) -> Result<AgentStatus, String> {
+        match self.ask(Method::GET, "/v1/status", Vec::new()).await {
+            Ok((StatusCode::OK, body)) => {
+                serde_json::from_slice(&body).map_err(|error| format!("its status does not read: {error}"))
+            }
+            Ok((StatusCode::FORBIDDEN, body)) => match serde_json::from_slice::<Failure>(&body) {
+                Ok(failure) => Err(format!("it lets nobody in from here: {}", failure.text)),
+                Err(_) => Err("it lets nobody in from here".to_owned()),
+            },
+            Ok((status, _)) => Err(format!("it answers {status}")),
+            Err(error) => Err(format!("no answer at {self}: {error}")),
+        }
+    }
+
     /// A request and its answer's status and body. The body of a stream is read by [`AgentWay::open`].
     pub(super) async fn ask(
         &self,

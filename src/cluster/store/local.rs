@@ -13,6 +13,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{Store, StoreError, Stored};
 use crate::cluster::decide::Record;
+use crate::config::version::{StateError, read_state, state_text};
+
+/// The version of a record's file.
+const VERSION: u32 = 1;
 
 /// Records in files.
 #[derive(Debug)]
@@ -59,9 +63,12 @@ fn error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
 
 fn load(path: &Path) -> Result<Option<Record>, StoreError> {
     match fs::read(path) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
+        Ok(bytes) => match read_state(&bytes, VERSION) {
             Ok(record) => Ok(Some(record)),
-            Err(source) => Err(StoreError::Unreadable { path: path.display().to_string(), source }),
+            Err(StateError::Unreadable(source)) => {
+                Err(StoreError::Unreadable { path: path.display().to_string(), source })
+            }
+            Err(newer) => Err(StoreError::Newer { path: path.display().to_string(), source: newer }),
         },
         Err(none) if none.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(error("read", path)(source)),
@@ -73,9 +80,8 @@ fn save(path: &Path, last: u64, record: &Record) -> Result<(), StoreError> {
     if !(last..record.generation).contains(&found) {
         return Err(StoreError::Moved { found, expected: last });
     }
-    let mut text = serde_json::to_vec_pretty(record)
+    let text = state_text(record, VERSION)
         .map_err(|source| StoreError::Unreadable { path: path.display().to_string(), source })?;
-    text.push(b'\n');
     let beside = path.with_extension("json.new");
     let mut file = OpenOptions::new()
         .create(true)
@@ -165,6 +171,10 @@ mod tests {
         fs::write(store.path("main"), "{ torn").unwrap();
         assert!(matches!(store.load("main").await, Err(StoreError::Unreadable { .. })));
         assert!(matches!(store.save("main", 0, &record(1, 1)).await, Err(StoreError::Unreadable { .. })));
+        fs::write(store.path("newer"), "{\"version\":2}").unwrap();
+        let refused = store.load("newer").await.unwrap_err().to_string();
+        assert!(refused.contains("newer.json\": it is of version 2"), "{refused}");
+        assert!(matches!(store.save("newer", 0, &record(1, 1)).await, Err(StoreError::Newer { .. })));
         drop(store);
         assert!(matches!(second.load("main").await, Err(StoreError::Unreadable { .. })));
     }

@@ -55,6 +55,14 @@ pub enum StoreError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// A later howdah has written it.
+    #[error("\"{path}\": {source}")]
+    Newer {
+        /// Which file.
+        path: String,
+        /// Which version.
+        source: crate::config::version::StateError,
+    },
     /// Another daemon has the place.
     #[error("\"{0}\" is in use by another howdah")]
     InUse(String),

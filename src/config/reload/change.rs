@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -44,8 +43,6 @@ impl fmt::Display for Change {
 pub struct Written {
     file: PathBuf,
     said: BTreeMap<String, Said>,
-    /// What is not wrong, and not right either.
-    pub warnings: Vec<Problem>,
 }
 
 /// One key in it.
@@ -76,7 +73,13 @@ impl Written {
         let mut walk =
             Walk { document, base: file.parent().unwrap_or(Path::new("/")).to_owned(), said: BTreeMap::new() };
         walk.table(schema::root(), document.tree(), "", &[], None);
-        Self { warnings: exposed(&walk.said, &walk.base, &file), said: walk.said, file }
+        Self { said: walk.said, file }
+    }
+
+    /// The first key whose value is a secret itself.
+    pub(in crate::config) fn first_secret(&self) -> Option<&str> {
+        let secrets = self.said.iter().filter(|(_, said)| matches!(said.value, Value::Hidden(_)));
+        secrets.min_by_key(|(_, said)| said.place).map(|(key, _)| key.as_str())
     }
 
     /// A problem at a key, which is named as in a [`Change`]; at the file where it does not have the key.
@@ -214,42 +217,6 @@ impl<'d> Walk<'d, '_> {
             (_, value) => Value::Shown(shown(value)),
         }
     }
-}
-
-/// Write and execute for the group, anything for others.
-const SECRET_MODE_FORBIDDEN: u32 = 0o037;
-
-/// Files with secrets that others can read or write: the file itself if it holds passwords, and those it names. Tokens are not
-/// among them: theirs are refused (`complete`).
-fn exposed(said: &BTreeMap<String, Said>, base: &Path, file: &Path) -> Vec<Problem> {
-    let mode = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
-    let is_open = |path: &Path| mode(path) & SECRET_MODE_FORBIDDEN != 0;
-    let warning = |said: &Said, path: &Path, what: &str| Problem {
-        file: file.to_owned(),
-        place: said.place,
-        key: said.name.clone(),
-        message: format!(
-            "{what} \"{}\" can be read or written by others (mode {:04o})",
-            path.display(),
-            mode(path) & 0o7777
-        ),
-        advice: Some(format!("chmod 0640 \"{}\", or stricter", path.display())),
-        excerpt: None,
-    };
-    let secret = said.values().find(|said| matches!(said.value, Value::Hidden(_)));
-    let own = secret
-        .filter(|_| is_open(file))
-        .map(|said| warning(said, file, "the password stands in a file that others can see:"));
-    let named = said.values().filter_map(|said| {
-        let Value::File(name, Some(_)) = &said.value else { return None };
-        let key = said.name.rsplit('.').next().unwrap_or_default();
-        let path = base.join(name.trim_matches('"'));
-        let holds_secret = matches!(key, "key" | "password_file" | "users_file");
-        (holds_secret && is_open(&path)).then(|| warning(said, &path, "the secret in"))
-    });
-    let mut all: Vec<Problem> = own.into_iter().chain(named).collect();
-    all.sort_by_key(|problem| problem.place);
-    all
 }
 
 fn join(at: &str, name: &str) -> String {

@@ -20,7 +20,7 @@ a file to copy from: [howdah.reference.toml](../config/howdah.reference.toml).
 - *Reload*: `live` takes effect on `SIGHUP`, the console's `RELOAD` and `POST /reload` without dropping a client,
   `restart` when the daemon starts; a reload that meets such a change says so and keeps what is running.
 - A file that holds a secret (passwords, tokens, private keys) belongs to nobody but its owner and group: mode 0640 or
-  stricter. A token's file is refused otherwise; for the others `howdah check`, the start and each reload warn.
+  stricter. One that is wider is refused, by `howdah check`, at the start and by a reload ([security.md](security.md#files-sockets-and-ports)).
 - Where settings overlap, the user's go before the database's, and those before the ones for everybody.
 ";
 

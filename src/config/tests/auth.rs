@@ -28,7 +28,7 @@ fn a_method_without_what_it_needs_is_refused() {
 #[test]
 fn rules_maps_and_users_are_read_and_their_faults_have_place_and_advice() {
     let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let write = |name: &str, text: &str| private(&directory.path().join(name), text);
     let path = directory.path().join("howdah.toml");
     write(
         "howdah.toml",

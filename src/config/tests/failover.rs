@@ -79,7 +79,7 @@ fn agents_over_a_network_need_mutual_tls() {
     is_said(&two("", https, ""), "needs mutual TLS: [clusters.main.agents] lacks ca, cert, key");
     let directory = tempfile::tempdir().unwrap();
     for file in ["ca", "cert", "key"] {
-        std::fs::write(directory.path().join(file), "").unwrap();
+        private(&directory.path().join(file), "");
     }
     let path = directory.path().join("howdah.toml");
     std::fs::write(&path, two("agents = { ca = \"ca\", cert = \"cert\", key = \"key\" }", https, "")).unwrap();
@@ -110,7 +110,7 @@ fn tokens_are_files_that_not_everybody_reads() {
     assert_eq!(http.admin_token.unwrap().reveal(), "0123456789abcdef-admin");
     assert_eq!(http.read_token.unwrap().reveal(), "0123456789abcdef-read");
     for (text, words) in [
-        ("admin_token_file = \"open\"", "can be read or written by others (mode 0644)"),
+        ("admin_token_file = \"open\"", "holds a secret, and others can read or change it (mode 0644)"),
         ("admin_token_file = \"short\"", "no token of 16 characters"),
         ("admin_token_file = \"missing\"", "cannot be read"),
         ("read_token_file = \"read\"", "a token to look needs one to change things"),

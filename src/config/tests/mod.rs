@@ -16,6 +16,12 @@ monitor = { user = "howdah" }
 nodes = [{ name = "a", host = "127.0.0.1" }]
 "#;
 
+/// A file that only its owner can read.
+fn private(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
 fn read(text: &str) -> Result<Config, Problems> {
     parse(Path::new("/etc/howdah/howdah.toml"), text)
 }

@@ -113,9 +113,9 @@ fn all_errors_of_grammar_are_reported_at_once() {
     assert_eq!(
         said("[pool\n[log]\nlevel = info\nformat = \"text\"\nformat = \"json\"\n"),
         [
-            "1:6: unclosed table, expected `]`",
-            "3:9: invalid float, expected `inf`; a text needs quotes, as in key = \"text\"",
-            "5:1: format: duplicate key",
+            "1:6: a bracket has no end; write ] behind the name",
+            "3:9: a text without quotes; write it as in key = \"text\"",
+            "5:1: format: is there twice; keep one of them: a table is written once, with all of its keys",
         ]
     );
 }
@@ -221,7 +221,7 @@ fn nodes_and_listeners_cannot_be_in_the_same_place_twice() {
 fn tls_is_whole_or_refused() {
     let directory = tempfile::tempdir().unwrap();
     for file in ["server.crt", "server.key", "ca.crt"] {
-        std::fs::write(directory.path().join(file), "").unwrap();
+        private(&directory.path().join(file), "");
     }
     let path = directory.path().join("howdah.toml");
     let listener = |address: &str, tls: &str| {

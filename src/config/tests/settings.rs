@@ -25,11 +25,11 @@ fn an_empty_file_is_all_defaults() {
 #[test]
 fn a_password_comes_from_one_of_three_places() {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("app.password"), "from file\r\n\n").unwrap();
+    private(&directory.path().join("app.password"), "from file\r\n\n");
     let path = directory.path().join("howdah.toml");
     let text = "[users.a]\npassword = \"from text\"\n[users.b]\npassword_file = \"app.password\"\n\
                 [users.c]\npassword_env = \"PATH\"\n[users.d]\npool.size = 1\n";
-    std::fs::write(&path, text).unwrap();
+    private(&path, text);
     let config = load(&path).unwrap();
     let password = |user: &str| match config.users[user].credential.as_ref()? {
         Credential::Password(secret) => Some(secret.reveal().to_owned()),

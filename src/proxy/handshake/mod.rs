@@ -140,11 +140,11 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
             session.count_login();
             if log {
                 let (client, user, database, client_addr) = (handle.id, session.user(), session.database(), &*peer);
-                tracing::debug!(client, client_addr, user, database, "client logged in");
+                tracing::info!(client, client_addr, user, database, "client logged in");
             }
             let ended = session.run().await;
             if log {
-                tracing::debug!(client = handle.id, client_addr = &*peer, ended, "client left");
+                tracing::info!(client = handle.id, client_addr = &*peer, ended, "client left");
             }
         }
         Ok(Visitor::Replication(mut replication)) => {
