@@ -127,6 +127,16 @@ pub struct Limits {
     #[schemars(extend("x-reload" = "live", "x-unit" = "connections"), range(min = 1))]
     pub max_client_connections: u32,
 
+    /// Server connections of each user over all databases, for users whose own `pool.max_server_connections` says nothing.
+    /// 0 = no limit. PgBouncer: `max_user_connections`.
+    #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
+    pub max_user_server_connections: u32,
+
+    /// Client connections of each user over all databases, for users whose own `pool.max_client_connections` says nothing. One
+    /// more is refused with SQLSTATE 53300. 0 = no limit. PgBouncer: `max_user_client_connections`.
+    #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
+    pub max_user_client_connections: u32,
+
     /// Threads that serve clients: a number, or `"auto"` for half the cores and at least one, which leaves the other
     /// half to whoever shares the machine.
     #[schemars(extend("x-reload" = "restart", "x-unit" = "threads"))]
@@ -135,7 +145,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_client_connections: 10_000, workers: Workers::Auto }
+        Self {
+            max_client_connections: 10_000,
+            max_user_server_connections: 0,
+            max_user_client_connections: 0,
+            workers: Workers::Auto,
+        }
     }
 }
 

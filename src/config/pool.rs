@@ -71,15 +71,15 @@ settings_with_overlay! {
         max_waiting: u32 = 0,
 
         /// Server connections over all pools: under a database those of all its users, under a user those in
-        /// all databases; in `[pool]` the default for every database. Both limits hold at once. Users, or databases, that want more
+        /// all databases; in `[pool]` the default for every database (for every user: `limits.max_user_server_connections`). Both limits hold at once. Users, or databases, that want more
         /// than there is get equal shares and take turns with the rest. 0 = no limit.
         /// PgBouncer: `max_db_connections`, `max_user_connections`.
         #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
         max_server_connections: u32 = 0,
 
         /// Client connections: under a database those of all its users, under a user those to all databases; in
-        /// `[pool]` the default for every database. One more is refused with SQLSTATE 53300. 0 = no limit but
-        /// `limits.max_client_connections`. PgBouncer: `max_db_client_connections`, `max_user_client_connections`.
+        /// `[pool]` the default for every database (for every user: `limits.max_user_client_connections`). One more is refused
+        /// with SQLSTATE 53300. 0 = no limit but `limits.max_client_connections`. PgBouncer: `max_db_client_connections`, `max_user_client_connections`.
         #[schemars(extend("x-reload" = "live", "x-unit" = "connections"))]
         max_client_connections: u32 = 0,
 

@@ -173,9 +173,15 @@ impl Config {
             has_standbys: cluster.is_some_and(|cluster| cluster.nodes.len() > 1),
             timeouts: ProfileTimeouts::from(&timeouts),
             database_server_max: limit(database_server_max),
-            user_server_max: user.and_then(|user| user.pool.max_server_connections).and_then(limit),
+            user_server_max: limit(
+                user.and_then(|user| user.pool.max_server_connections)
+                    .unwrap_or(self.limits.max_user_server_connections),
+            ),
             database_client_max: limit(database_client_max),
-            user_client_max: user.and_then(|user| user.pool.max_client_connections).and_then(limit),
+            user_client_max: limit(
+                user.and_then(|user| user.pool.max_client_connections)
+                    .unwrap_or(self.limits.max_user_client_connections),
+            ),
         })
     }
 }

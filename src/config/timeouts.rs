@@ -81,5 +81,10 @@ settings_with_overlay! {
         /// "0" = as long as they like. Only here: the daemon stops as a whole.
         #[schemars(extend("x-reload" = "live"))]
         shutdown: ConfigDuration = ConfigDuration::from_secs(30),
+
+        /// How long `SUSPEND` waits for a client that is in the middle of a message; then it is disconnected. "0" = as long
+        /// as it takes. PgBouncer: `suspend_timeout`.
+        #[schemars(extend("x-reload" = "live"))]
+        suspend: ConfigDuration = ConfigDuration::from_secs(10),
     }
 }

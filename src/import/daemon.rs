@@ -34,6 +34,15 @@ fn limits(settings: &Settings, document: &mut Document) {
     let clients = settings.number("max_client_conn", document).max(1);
     document.table("[limits]");
     document.key("max_client_connections", &clients.to_string(), &from(settings, "max_client_conn"));
+    for (key, name) in [
+        ("max_user_connections", "max_user_server_connections"),
+        ("max_user_client_connections", "max_user_client_connections"),
+    ] {
+        if settings.entry(key).is_some() {
+            let limit = settings.number(key, document);
+            document.key(name, &limit.to_string(), key);
+        }
+    }
 }
 
 fn listeners(settings: &Settings, surroundings: Surroundings<'_>, document: &mut Document) {
@@ -149,6 +158,7 @@ fn timeouts(settings: &Settings, document: &mut Document) {
         ("server_connect_timeout", "server_connect"),
         ("server_idle_timeout", "server_idle"),
         ("cancel_wait_timeout", "cancel_wait"),
+        ("suspend_timeout", "suspend"),
     ] {
         written(settings, key, name, document);
     }

@@ -119,7 +119,7 @@ pub(super) fn write(
         let name = seats.iter().find(|(known, _)| *known == seat).map_or("main", |(_, name)| name);
         database(written, name, document);
     }
-    write_users(settings, users, document);
+    write_users(users, document);
 }
 
 fn seat(settings: &Settings, database: &Database<'_>, document: &mut Document) -> Seat {
@@ -329,14 +329,7 @@ fn subtable(table: &str, name: &str, lines: Vec<Line>, document: &mut Document) 
     }
 }
 
-fn write_users(settings: &Settings, users: &[Entry], document: &mut Document) {
-    for key in ["max_user_connections", "max_user_client_connections"] {
-        if let Some(entry) = settings.entry(key).filter(|entry| entry.value != "0") {
-            let text = "howdah has no such limit for users who have no table of their own: it is written for those in [users]; write \
-                        [users.NAME.pool] for the others";
-            document.note(Kind::Todo, Some(&entry.place), key, text);
-        }
-    }
+fn write_users(users: &[Entry], document: &mut Document) {
     for entry in users {
         let Some(pairs) = pairs(entry, "users", keys::USER, document) else { continue };
         let table = format!("users.{}", bare(&entry.key));
@@ -345,9 +338,7 @@ fn write_users(settings: &Settings, users: &[Entry], document: &mut Document) {
             ("max_user_connections", "max_server_connections"),
             ("max_user_client_connections", "max_client_connections"),
         ] {
-            let global =
-                settings.entry(key).and_then(|entry| super::values::number(&entry.value)).filter(|limit| *limit > 0);
-            pool.extend(pairs.number(key).or(global).map(|limit| (name, limit.to_string(), key)));
+            pool.extend(pairs.number(key).map(|limit| (name, limit.to_string(), key)));
         }
         let mut timeouts = Vec::new();
         for (key, name) in [

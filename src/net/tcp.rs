@@ -9,6 +9,10 @@ use crate::config::Network;
 
 /// The finest the kernel counts.
 const SECOND: Duration = Duration::from_secs(1);
+/// The longest it takes for keepalives (`MAX_TCP_KEEPIDLE`); it refuses more.
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+/// The longest it takes for unacknowledged bytes: a signed number of milliseconds.
+const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX.unsigned_abs() as u64);
 
 /// Options of a TCP socket; a listening one passes them on to the connections it accepts.
 #[derive(Clone, Debug, Default)]
@@ -20,13 +24,14 @@ pub struct TcpOptions {
 impl From<&Network> for TcpOptions {
     fn from(network: &Network) -> Self {
         let keepalive = network.keepalive_idle.limit().map(|idle| {
-            let keepalive = TcpKeepalive::new().with_time(idle.max(SECOND)).with_retries(network.keepalive_count);
+            let keepalive =
+                TcpKeepalive::new().with_time(idle.clamp(SECOND, KEEPALIVE_MAX)).with_retries(network.keepalive_count);
             match network.keepalive_interval.limit() {
-                Some(interval) => keepalive.with_interval(interval.max(SECOND)),
+                Some(interval) => keepalive.with_interval(interval.clamp(SECOND, KEEPALIVE_MAX)),
                 None => keepalive,
             }
         });
-        Self { keepalive, user_timeout: network.tcp_user_timeout.limit() }
+        Self { keepalive, user_timeout: network.tcp_user_timeout.limit().map(|limit| limit.min(USER_TIMEOUT_MAX)) }
     }
 }
 

@@ -11,7 +11,7 @@
 //! Beside it: [`shared`] (what all workers share), [`replication`] (connections that are one client's from dial to close), [`secrets`] (what proves a
 //! client, and logs it in to servers), [`server`] (a server connection),
 //! [`statements`] (what clients prepare, shared), [`cancel`] (a cancel key's way), [`client`] (what others may do to a
-//! client), [`entrance`] (what a listener means), [`pause`] (what a change of primary means here), [`orders`] (what the operator has ordered), [`census`] (who is connected, counted), [`roster`] (by name), [`door`] (a way to the console), [`tally`] (what is counted), [`error`] (what a client can be told).
+//! client), [`entrance`] (what a listener means), [`pause`] (what a change of primary means here), [`orders`] (what the operator has ordered), [`census`] (who is connected, counted), [`roster`] (by name), [`newcomers`] (who is logging in), [`door`] (a way to the console), [`tally`] (what is counted), [`error`] (what a client can be told).
 
 pub mod accept;
 pub mod cancel;
@@ -24,6 +24,7 @@ pub mod entrance;
 pub mod error;
 pub mod handshake;
 pub mod incidents;
+pub mod newcomers;
 pub mod orders;
 pub mod pause;
 pub mod pool;

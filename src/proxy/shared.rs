@@ -16,6 +16,7 @@ use super::census::Census;
 use super::door::Door;
 use super::entrance::Entrance;
 use super::incidents::Incidents;
+use super::newcomers::Newcomers;
 use super::orders::Orders;
 use super::pool::budget::{Budget, Budgets};
 use super::pool::gate::Hold;
@@ -131,13 +132,14 @@ pub struct Shared {
     standbys: Mutex<BTreeMap<Arc<str>, Arc<Standbys>>>,
     /// How many requests went where: by worker.
     pub counters: Vec<Counters>,
-    /// Who is connected, counted.
     /// What is counted beside the pools.
     pub tallies: Tallies,
-    /// Who is connected.
+    /// Who is connected, counted.
     pub census: Census,
     /// The same by name, and all server connections.
     pub roster: Roster,
+    /// Who is logging in.
+    pub newcomers: Newcomers,
     /// What happens seldom.
     pub incidents: Incidents,
     /// What cancels look up.
@@ -185,6 +187,7 @@ impl Shared {
             tallies: Tallies::new(workers),
             census: Census::default(),
             roster: Roster::default(),
+            newcomers: Newcomers::default(),
             incidents: Incidents::default(),
             cancels: Cancels::default(),
             statements: Registry::default(),
@@ -214,7 +217,6 @@ impl Shared {
 
     /// Puts another configuration in force: pools follow at once, sessions at their next request.
     pub fn reload(&self, running: Running) {
-        self.incidents.reloaded(true);
         self.running.store(Arc::new(running));
         let running = self.running.load();
         self.pools.reload(&running, &self.hidden);

@@ -5,7 +5,7 @@ use super::super::answer::Kind::Text;
 use super::super::answer::Row;
 use super::pools::{listen_port, mode_word};
 use super::{Look, View};
-use crate::config::{Address, AuthMethod, Config, ConfigDuration, TlsMode};
+use crate::config::{Address, AuthMethod, Config, ConfigDuration, Listener, LogLevel, TlsMode};
 
 /// SHOW CONFIG.
 pub const CONFIG: View = View {
@@ -137,7 +137,8 @@ const KEYS: &[(&str, Option<&str>, bool)] = &[
 ];
 
 /// What howdah's configuration says of it; `None` where it says nothing.
-fn value(config: &Config, key: &str) -> Option<String> {
+#[must_use]
+pub fn value(config: &Config, key: &str) -> Option<String> {
     let (timeouts, pool, network) = (&config.timeouts, &config.pool, &config.network);
     let paths = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let listener_tls = config.listeners.iter().find_map(|listener| listener.tls.as_ref());
@@ -169,11 +170,24 @@ fn value(config: &Config, key: &str) -> Option<String> {
         "server_connect_timeout" => seconds(timeouts.server_connect),
         "server_idle_timeout" => seconds(timeouts.server_idle),
         "server_lifetime" => seconds(timeouts.server_lifetime),
+        "suspend_timeout" => seconds(timeouts.suspend),
         "transaction_timeout" => seconds(timeouts.transaction),
+        "stats_period" => seconds(ConfigDuration::from_millis(
+            u64::try_from(config.stats.period.get().as_millis()).unwrap_or(u64::MAX),
+        )),
+        "log_stats" => u8::from(config.stats.log).to_string(),
+        "verbose" => match config.log.level {
+            LogLevel::Error | LogLevel::Warn | LogLevel::Info => "0",
+            LogLevel::Debug => "1",
+            LogLevel::Trace => "2",
+        }
+        .to_owned(),
         "default_pool_size" => pool.size.to_string(),
         "min_pool_size" => pool.min_size.to_string(),
         "reserve_pool_size" => pool.reserve_size.to_string(),
         "reserve_pool_timeout" => seconds(pool.reserve_timeout),
+        "max_user_connections" => config.limits.max_user_server_connections.to_string(),
+        "max_user_client_connections" => config.limits.max_user_client_connections.to_string(),
         "max_client_conn" => config.limits.max_client_connections.to_string(),
         "max_db_connections" => pool.max_server_connections.to_string(),
         "max_db_client_connections" => pool.max_client_connections.to_string(),
@@ -193,6 +207,14 @@ fn value(config: &Config, key: &str) -> Option<String> {
                 Address::Tcp { .. } | Address::Systemd(_) => None,
             });
             directories.next().unwrap_or_default()
+        }
+        "unix_socket_mode" | "unix_socket_group" => {
+            let unix = |listener: &&Listener| matches!(listener.address, Address::Unix { .. });
+            let listener = config.listeners.iter().find(unix)?;
+            match key {
+                "unix_socket_mode" => format!("{:04o}", listener.socket_mode.bits()),
+                _ => return listener.socket_group.clone(),
+            }
         }
         "log_connections" | "log_disconnections" => u8::from(config.log.connections).to_string(),
         "client_tls_sslmode" => listener_tls.map_or(TlsMode::Disable, |tls| tls.mode).as_str().to_owned(),

@@ -32,6 +32,7 @@ use super::client::{ClientHandle, Signal};
 use super::door::{self, Caller, Door};
 use super::entrance::Entrance;
 use super::error::ClientError;
+use super::newcomers::{Claimed, Newcomer, Newcomers};
 use super::replication::Replication;
 use super::roster::{Arrival, ClientEntry, Ends, Roster};
 use super::session::Session;
@@ -120,17 +121,26 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
     drop(running);
     let peer = accepted.peer.clone();
     let mut stream = Stream::Plain(accepted.socket);
-    let handshake = Box::pin(welcome(&worker, &handle, &mut stream, &accepted.entrance, &peer));
-    let goodbye = std::future::poll_fn(|cx| {
+    let newcomer = Newcomers::enter(&shared, &handle, Ends::of(&stream, unix_port(&peer)));
+    let handshake = Box::pin(welcome(&worker, &newcomer.facts, &mut stream, &accepted.entrance, &peer));
+    let told_to_go = std::future::poll_fn(|cx| {
         handle.listen(cx);
-        if handle.has(Signal::Goodbye) { Poll::Ready(()) } else { Poll::Pending }
+        if handle.has(Signal::Suspend) {
+            handle.be_still(); // nothing is on its way for it
+        }
+        match handle.ends_now() {
+            Some(reason) => Poll::Ready(reason),
+            // a stranger who takes its time would hold up the shutdown
+            None if handle.has(Signal::Goodbye) => Poll::Ready(ClientError::ShuttingDown),
+            None => Poll::Pending,
+        }
     });
     let outcome = tokio::select! {
         biased;
         outcome = tokio::time::timeout(login_max, handshake) => outcome.unwrap_or(Err(ClientError::LoginTimeout.into())),
-        // a stranger who takes its time would hold up the shutdown
-        () = goodbye => Err(ClientError::ShuttingDown.into()),
+        reason = told_to_go => Err(reason.into()),
     };
+    drop(newcomer);
     match outcome {
         // libpq takes the end of a TLS connection without goodbye for a cancel that failed
         Ok(Visitor::Silent) => stream.close().await,
@@ -193,12 +203,12 @@ const CALLERS_BEYOND: u32 = 20;
 
 async fn welcome(
     worker: &Rc<Worker>,
-    handle: &Arc<ClientHandle>,
+    newcomer: &Arc<Newcomer>,
     stream: &mut Stream,
     entrance: &Entrance,
     peer: &str,
 ) -> Result<Visitor, Refusal> {
-    let shared = &worker.shared;
+    let (shared, handle) = (&worker.shared, &newcomer.handle);
     let running = shared.running();
     let mut intake = Intake::default();
     let is_local = matches!(stream.socket(), Socket::Unix(_) | Socket::UnixDetached(_));
@@ -228,7 +238,11 @@ async fn welcome(
     let beyond = if door.is_some() { CALLERS_BEYOND } else { 0 };
     let clients_max = running.config.limits.max_client_connections.saturating_add(beyond);
     let mut place = Census::enter(shared, clients_max)?;
-    if handle.has(Signal::Goodbye) || worker.is_draining() {
+    let (database, user) = (Arc::clone(&claim.database), Arc::clone(&claim.user));
+    newcomer.claims(Claimed { database, user, is_caller: door.is_some() });
+    let ends_soon = || handle.has(Signal::Goodbye) || worker.is_draining();
+    // whoever comes behind this look is known to the order that it is about
+    if ends_soon() || door.is_none() && shared.orders.is_shutting_down() {
         return Err(ClientError::ShuttingDown.into());
     }
     if tls.is_some_and(|tls| tls.mode.needs_tls()) && !stream.is_tls() {
@@ -275,7 +289,7 @@ async fn welcome(
         if !is_own && !door.admits(&running, &claim.user) {
             return Err(ClientError::NotAllowed.into());
         }
-        let presence = presence((worker, handle), place, &claim, Ends::of(stream, unix_port(peer)), true);
+        let presence = presence(worker, newcomer, place, &claim, stream);
         let caller = Caller {
             stream: Stream::Plain(Socket::Closed),
             last: proven,
@@ -296,7 +310,8 @@ async fn welcome(
     if shared.orders.is_shutting_down() {
         return Err(ClientError::ShuttingDown.into());
     }
-    let presence = presence((worker, handle), place, &claim, Ends::of(stream, unix_port(peer)), false);
+    let presence = presence(worker, newcomer, place, &claim, stream);
+    shared.orders.comes(&presence.entry.facts);
     // from here on it is whoever its database says
     let (profile, claim) = if server_user == claim.user {
         (profile, claim)
@@ -316,16 +331,12 @@ async fn welcome(
 }
 
 /// A client that has logged in is on the roster from now on.
-fn presence(
-    (worker, handle): (&Rc<Worker>, &Arc<ClientHandle>),
-    place: Place,
-    claim: &Claim,
-    ends: Ends,
-    is_caller: bool,
-) -> Presence {
+fn presence(worker: &Rc<Worker>, newcomer: &Newcomer, place: Place, claim: &Claim, stream: &Stream) -> Presence {
     let Claim { database, user, settings, replication, .. } = claim;
+    let ends = Ends { tls: stream.tls_words(), ..newcomer.ends.clone() };
+    let is_caller = newcomer.claim().is_some_and(|claimed| claimed.is_caller);
     let arrival = Arrival { database, user, settings, replication: *replication, ends, is_caller };
-    let entry = Roster::client(&worker.shared, handle, arrival);
+    let entry = Roster::client(&worker.shared, &newcomer.handle, arrival);
     Presence { place, entry, key: None, worker: Rc::clone(worker) }
 }
 

@@ -1,7 +1,10 @@
 //! RECONNECT, WAIT_CLOSE, KILL, KILL_CLIENT: who and what has to go.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::{LOOK_AGAIN, OrderError, Orders, known};
-use crate::proxy::client::Signal;
+use crate::proxy::client::{ClientHandle, Signal};
 use crate::proxy::shared::Shared;
 
 impl Orders {
@@ -33,7 +36,8 @@ impl Orders {
         Ok(())
     }
 
-    /// KILL: the database, or every one that has a pool, is paused, and its clients and servers are dropped.
+    /// KILL: the database, or every one that has a pool, is paused, and its clients and servers are dropped; those who are logging
+    /// in, too, once they have said to which database.
     ///
     /// # Errors
     /// [`OrderError`].
@@ -55,21 +59,30 @@ impl Orders {
         pools.iter().for_each(|pool| pool.reconnect());
         self.enforce(shared, &state);
         drop(state);
-        let clients = super::clients(shared);
-        let killed = clients.iter().filter(|client| database.is_none_or(|name| *client.database == *name));
-        let count = killed.inspect(|client| client.handle.signal(Signal::Kill)).count();
+        // first those who are logging in: whoever gets on meanwhile is among the clients
+        let mut killed: BTreeMap<u64, Arc<ClientHandle>> = BTreeMap::new();
+        let newcomers = shared.newcomers.all().into_iter().filter(|newcomer| newcomer.is_client_of(database));
+        killed.extend(newcomers.map(|newcomer| (newcomer.handle.id, Arc::clone(&newcomer.handle))));
+        let clients = super::clients(shared).into_iter();
+        let clients = clients.filter(|client| database.is_none_or(|name| *client.database == *name));
+        killed.extend(clients.map(|client| (client.id, Arc::clone(&client.handle))));
+        killed.values().for_each(|handle| handle.signal(Signal::Kill));
+        let count = killed.len();
         tracing::info!(database, clients = count, "ordered: KILL");
         Ok(())
     }
 
-    /// KILL_CLIENT: this client goes.
+    /// KILL_CLIENT: this client goes, whether it has logged in or not.
     ///
     /// # Errors
     /// [`OrderError::ClientNotFound`].
     pub fn kill_client(&self, shared: &Shared, id: u64) -> Result<(), OrderError> {
-        let client = shared.roster.find(id).ok_or(OrderError::ClientNotFound)?;
-        client.handle.signal(Signal::Disconnect);
-        tracing::info!(client = id, user = &*client.user, database = &*client.database, "ordered: KILL_CLIENT");
+        // first among those who are logging in: whoever gets on meanwhile is a client then
+        let newcomer = shared.newcomers.find(id).map(|newcomer| Arc::clone(&newcomer.handle));
+        let client = || shared.roster.find(id).map(|client| Arc::clone(&client.handle));
+        let handle = newcomer.or_else(client).ok_or(OrderError::ClientNotFound)?;
+        handle.signal(Signal::Disconnect);
+        tracing::info!(client = id, "ordered: KILL_CLIENT");
         Ok(())
     }
 }

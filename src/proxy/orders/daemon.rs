@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Mode, OrderError, Orders};
 use crate::config::Config;
+use crate::proxy::client::Signal;
 use crate::proxy::shared::Shared;
 
 /// How SHUTDOWN ends.
@@ -81,6 +82,9 @@ impl Orders {
             self.enforce(shared, &state);
         }
         drop(state);
+        // they would be told at the end of their login
+        let newcomers = shared.newcomers.all().into_iter().filter(|newcomer| newcomer.is_client_of(None));
+        newcomers.for_each(|newcomer| newcomer.handle.signal(Signal::Goodbye));
         tracing::info!(?how, "ordered: SHUTDOWN");
         let _ = self.daemon.send(Ask::Shutdown(how));
     }

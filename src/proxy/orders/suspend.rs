@@ -1,16 +1,14 @@
 //! SUSPEND: nothing is read any more, from clients and from servers, and what has been read is passed on.
 //!
 //! Servers stay with their clients, in the middle of a transaction too. Whoever cannot be brought to a message's end within
-//! [`TIMEOUT`] is disconnected. Undone when the console goes away.
+//! `timeouts.suspend` is disconnected. Who comes meanwhile is let in, and not read. Undone when the console goes away.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{LOOK_AGAIN, Mode, OrderError, Orders};
 use crate::proxy::client::Signal;
+use crate::proxy::roster::ClientFacts;
 use crate::proxy::shared::Shared;
-
-/// PgBouncer: `suspend_timeout`, by default.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Orders {
     /// SUSPEND: done when nothing is held back for anybody.
@@ -46,7 +44,8 @@ impl Orders {
             if restless.peek().is_none() {
                 break;
             }
-            if begun.elapsed() >= TIMEOUT {
+            let patience = shared.running().config.timeouts.suspend.limit();
+            if patience.is_some_and(|patience| begun.elapsed() >= patience) {
                 restless.for_each(|client| client.handle.signal(Signal::SuspendOver));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -59,10 +58,13 @@ impl Orders {
         Ok(())
     }
 
-    /// Whether everything is suspended.
-    #[must_use]
-    pub fn is_suspended(&self) -> bool {
-        matches!(self.state.lock().all, Some((Mode::Suspended, _)))
+    /// A client has come onto the roster: while everything is suspended, it is too.
+    pub fn comes(&self, client: &ClientFacts) {
+        // under the lock, or a RESUME might miss it
+        let state = self.state.lock();
+        if matches!(state.all, Some((Mode::Suspended, _))) {
+            client.handle.signal(Signal::Suspend);
+        }
     }
 
     /// An operator is at the console, for as long as this is kept.

@@ -265,7 +265,6 @@ impl Session {
             if self.outbox.is_empty() {
                 self.handle.be_still(); // what it asks for has not begun
             }
-            return Poll::Pending;
         }
         // a client that leaves the queue must be seen leaving
         while !self.inbox.is_full() {
