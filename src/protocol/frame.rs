@@ -101,6 +101,16 @@ impl Boundary {
         self.known == 0 && self.body_left == 0
     }
 
+    /// How many bytes are known to come before the next end of a message: all of its body, or of its header.
+    #[must_use]
+    pub const fn left(&self) -> usize {
+        match (self.body_left, self.known) {
+            (0, 0) => 0,
+            (0, known) => HEADER_LEN.saturating_sub(known),
+            (left, _) => left,
+        }
+    }
+
     /// Goes over the next bytes; `begins` is told the tag of each message whose header is complete in them.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! order: a pool's books, then a handle's locks; none is held over an await or a system call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use super::error::ClientError;
 use super::pool::accounting::Ticket;
 use super::server::{Identity, Server};
+use super::sounding::{Levels, Sounding};
 
 /// Something happened to the client that its session must look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Signal {
     /// Its cancel came while it waits.
     Cancel = 1,
@@ -33,6 +34,8 @@ pub enum Signal {
     Suspend = 64,
     /// That has taken too long: end now.
     SuspendOver = 128,
+    /// Somebody asks how far its buffers are filled: [`ClientHandle::tell`].
+    Sound = 256,
 }
 
 /// The shared part of a client.
@@ -42,7 +45,7 @@ pub struct ClientHandle {
     pub id: u64,
     /// Where its session lives.
     pub worker: usize,
-    signals: AtomicU8,
+    signals: AtomicU16,
     /// Suspended, and nothing is held back for it.
     still: AtomicBool,
     /// Milliseconds on the worker's clock; 0 is none.
@@ -54,6 +57,7 @@ pub struct ClientHandle {
     waker: Mutex<Option<Waker>>,
     slot: Mutex<Slot>,
     target: Mutex<Target>,
+    sounding: Mutex<Option<Arc<Sounding>>>,
 }
 
 /// Where a waiter gets its server.
@@ -113,7 +117,7 @@ impl ClientHandle {
         Self {
             id,
             worker,
-            signals: AtomicU8::new(0),
+            signals: AtomicU16::new(0),
             still: AtomicBool::new(false),
             deadline_ms: AtomicU64::new(0),
             asked_us: AtomicU64::new(0),
@@ -121,6 +125,7 @@ impl ClientHandle {
             waker: Mutex::default(),
             slot: Mutex::default(),
             target: Mutex::default(),
+            sounding: Mutex::default(),
         }
     }
 
@@ -131,14 +136,14 @@ impl ClientHandle {
 
     /// Makes the session look.
     pub fn signal(&self, signal: Signal) {
-        self.signals.fetch_or(signal as u8, Ordering::AcqRel);
+        self.signals.fetch_or(signal as u16, Ordering::AcqRel);
         self.wake();
     }
 
     /// Whether a signal has come. It stays until [`Self::clear`].
     #[must_use]
     pub fn has(&self, signal: Signal) -> bool {
-        self.signals.load(Ordering::Acquire) & signal as u8 != 0
+        self.signals.load(Ordering::Acquire) & signal as u16 != 0
     }
 
     /// Why the session has to end at once, if it has to.
@@ -151,7 +156,7 @@ impl ClientHandle {
             (Signal::Disconnect, ClientError::Disconnected),
             (Signal::SuspendOver, ClientError::SuspendTimeout),
         ];
-        reasons.into_iter().find(|(signal, _)| signals & *signal as u8 != 0).map(|(_, error)| error)
+        reasons.into_iter().find(|(signal, _)| signals & *signal as u16 != 0).map(|(_, error)| error)
     }
 
     /// The session is suspended, and has passed on whatever it had.
@@ -163,6 +168,22 @@ impl ClientHandle {
     #[must_use]
     pub fn is_still(&self) -> bool {
         self.still.load(Ordering::Acquire)
+    }
+
+    /// Asks how far its buffers are filled.
+    pub(super) fn sound(&self, sounding: &Arc<Sounding>) {
+        *self.sounding.lock() = Some(Arc::clone(sounding));
+        self.signal(Signal::Sound);
+    }
+
+    /// Tells whoever asks how far its buffers are filled.
+    pub fn tell(&self, levels: impl FnOnce() -> Levels) {
+        if self.has(Signal::Sound) {
+            self.clear(Signal::Sound);
+            if let Some(sounding) = self.sounding.lock().take() {
+                sounding.told(self.id, levels());
+            }
+        }
     }
 
     /// It is suspended no more.
@@ -181,7 +202,7 @@ impl ClientHandle {
 
     /// The signal has been looked at.
     pub fn clear(&self, signal: Signal) {
-        self.signals.fetch_and(!(signal as u8), Ordering::AcqRel);
+        self.signals.fetch_and(!(signal as u16), Ordering::AcqRel);
     }
 
     fn wake(&self) {

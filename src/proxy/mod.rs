@@ -11,7 +11,7 @@
 //! Beside it: [`shared`] (what all workers share), [`replication`] (connections that are one client's from dial to close), [`secrets`] (what proves a
 //! client, and logs it in to servers), [`server`] (a server connection),
 //! [`statements`] (what clients prepare, shared), [`cancel`] (a cancel key's way), [`client`] (what others may do to a
-//! client), [`entrance`] (what a listener means), [`pause`] (what a change of primary means here), [`orders`] (what the operator has ordered), [`census`] (who is connected, counted), [`roster`] (by name), [`newcomers`] (who is logging in), [`door`] (a way to the console), [`tally`] (what is counted), [`error`] (what a client can be told).
+//! client), [`entrance`] (what a listener means), [`pause`] (what a change of primary means here), [`orders`] (what the operator has ordered), [`census`] (who is connected, counted), [`roster`] (by name), [`newcomers`] (who is logging in), [`door`] (a way to the console), [`tally`] (what is counted), [`sounding`] (how far buffers are filled), [`error`] (what a client can be told).
 
 pub mod accept;
 pub mod cancel;
@@ -36,6 +36,7 @@ pub mod secrets;
 pub mod server;
 pub mod session;
 pub mod shared;
+pub mod sounding;
 pub mod statements;
 pub mod tally;
 pub mod worker;

@@ -708,6 +708,7 @@ impl Session {
         if let Some(error) = self.handle.ends_now() {
             return Err(error.into());
         }
+        self.handle.tell(|| self.levels(Some(server)));
         if self.handle.has(Signal::Cancel) {
             self.handle.clear(Signal::Cancel); // its wait is over already
         }

@@ -20,6 +20,7 @@ use super::handshake::Presence;
 use super::pool::claim::Place;
 use super::pool::hang_up;
 use super::server::Server;
+use super::sounding::{Level, Levels};
 use super::worker::Worker;
 use crate::net::buffer::{self, Lent};
 use crate::net::stream::{Socket, Stream};
@@ -176,7 +177,7 @@ impl Replication {
 
     fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..TURN {
-            if self.is_suspended() {
+            if self.handle.has_any() && self.handle.has(Signal::Suspend) && self.is_between() {
                 self.handle.be_still();
                 return self.heed_signals().map_or_else(Poll::Ready, |()| Poll::Pending);
             }
@@ -195,18 +196,31 @@ impl Replication {
         Poll::Pending
     }
 
-    /// Whether nothing may be read now, and nothing is held back either.
-    fn is_suspended(&self) -> bool {
+    /// Whether nothing is held back, in either direction.
+    fn is_between(&self) -> bool {
         let empty = |lane: &Lane| lane.lent.is_none() && !lane.flushing && lane.boundary.is_between();
-        self.handle.has_any() && self.handle.has(Signal::Suspend) && empty(&self.to_client) && empty(&self.to_server)
+        empty(&self.to_client) && empty(&self.to_server)
+    }
+
+    /// How much may be read now, in a direction: while suspended what ends the message that has begun, for a stream hardly ever
+    /// pauses between two.
+    fn room(&self, lane: &Lane) -> usize {
+        match self.handle.has_any() && self.handle.has(Signal::Suspend) {
+            true => lane.boundary.left().min(buffer::SIZE),
+            false => buffer::SIZE,
+        }
     }
 
     /// From the server to the client; `true` when anything moved.
     fn poll_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         if self.to_client.lent.is_none() && !self.to_client.flushing {
+            let room = self.room(&self.to_client);
+            if room == 0 {
+                return Ok(false);
+            }
             let mut lent = buffer::lend();
-            let read = match self.server.stream.poll_read(cx, &mut lent) {
+            let read = match self.server.stream.poll_read(cx, lent.get_mut(..room).unwrap_or_default()) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(read)) if read > 0 => read,
                 Poll::Ready(_) => return Err(End::ServerLost),
@@ -225,8 +239,12 @@ impl Replication {
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         if self.to_server.lent.is_none() && !self.to_server.flushing {
+            let room = self.room(&self.to_server);
+            if room == 0 {
+                return Ok(false);
+            }
             let mut lent = buffer::lend();
-            let read = match self.stream.poll_read(cx, &mut lent) {
+            let read = match self.stream.poll_read(cx, lent.get_mut(..room).unwrap_or_default()) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(read)) if read > 0 => read,
                 Poll::Ready(_) => return Err(End::Gone),
@@ -278,6 +296,7 @@ impl Replication {
         }
         self.handle.clear(Signal::Cancel);
         self.handle.clear(Signal::Expired);
+        self.handle.tell(|| Levels { client: self.to_server.level(), server: self.to_client.level() });
         let between = self.to_client.boundary.is_between() && self.to_client.lent.is_none();
         let idle = (self.owed == 0 || self.streams) && between;
         if let Some(error) = self.handle.ends_now() {
@@ -291,6 +310,12 @@ impl Replication {
 }
 
 impl Lane {
+    fn level(&self) -> Level {
+        let (received, sent) = if self.lent.is_some() { (self.end, self.start) } else { (0, 0) };
+        let unsent = received.saturating_sub(sent);
+        Level { received, seen: received, message_left: self.boundary.left(), sent, unsent }
+    }
+
     fn hold(&mut self, lent: Lent, end: usize) {
         (self.lent, self.start, self.end) = (Some(lent), 0, end);
     }

@@ -37,6 +37,7 @@ use super::replication::Replication;
 use super::roster::{Arrival, ClientEntry, Ends, Roster};
 use super::session::Session;
 use super::session::settings::Settings;
+use super::sounding::Levels;
 use super::worker::{Accepted, Guest, Worker};
 use crate::net::stream::{Socket, Stream};
 use crate::protocol::startup::{self, Startup, StartupError};
@@ -128,6 +129,7 @@ pub async fn serve(worker: Rc<Worker>, handle: Arc<ClientHandle>, accepted: Acce
         if handle.has(Signal::Suspend) {
             handle.be_still(); // nothing is on its way for it
         }
+        handle.tell(Levels::default);
         match handle.ends_now() {
             Some(reason) => Poll::Ready(reason),
             // a stranger who takes its time would hold up the shutdown

@@ -232,6 +232,7 @@ impl Session {
             if self.handle.has(Signal::Goodbye) {
                 return Poll::Ready(Err(ClientError::ShuttingDown.into()));
             }
+            self.handle.tell(|| self.levels(None));
             if self.handle.has(Signal::Cancel) {
                 self.handle.clear(Signal::Cancel);
                 return Poll::Ready(Err(ClientError::Cancelled.into()));

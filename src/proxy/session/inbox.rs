@@ -43,6 +43,15 @@ impl Inbox {
         .unwrap_or_default()
     }
 
+    /// How far its memory is filled, and how much of that has been taken.
+    #[must_use]
+    pub const fn level(&self) -> (usize, usize) {
+        match &self.lent {
+            Some(_) => (self.end, self.start),
+            None => (self.parked.len(), self.start),
+        }
+    }
+
     /// Whether nothing is here.
     #[must_use]
     pub fn is_empty(&self) -> bool {

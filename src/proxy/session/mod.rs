@@ -57,6 +57,7 @@ use super::handshake::Presence;
 use super::pool::Pool;
 use super::server::Server;
 use super::shared::Shared;
+use super::sounding::{Level, Levels};
 use super::worker::Worker;
 use crate::config::{Profile, RoutingRole};
 use crate::net::stream::{Socket, Stream};
@@ -204,6 +205,30 @@ impl Session {
     pub fn has_sent(&mut self, bytes: Vec<u8>) {
         self.came_early(bytes.len() as u64);
         self.inbox = Inbox::holding(bytes);
+    }
+
+    /// How far buffers are filled, its own and those of the server that works for it.
+    pub(super) fn levels(&self, server: Option<&Server>) -> Levels {
+        let ((received, seen), (answers, taken)) = (self.inbox.level(), self.outbox.level());
+        let (going, gone) =
+            server.map_or((0, 0), |server| (server.out.as_ref().map_or(0, |out| out.len()), server.out_sent));
+        let carried = server.map_or(0, |server| server.carry.len());
+        Levels {
+            client: Level {
+                received,
+                seen,
+                message_left: self.message_left,
+                sent: if going > 0 { gone } else { 0 },
+                unsent: going.saturating_sub(gone),
+            },
+            server: Level {
+                received: answers + carried,
+                seen: answers,
+                message_left: server.map_or(0, |server| server.body_left),
+                sent: taken,
+                unsent: answers.saturating_sub(taken),
+            },
+        }
     }
 
     /// Its user.

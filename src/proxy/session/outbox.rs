@@ -39,6 +39,16 @@ impl Outbox {
         matches!(self, Self::Empty)
     }
 
+    /// How far its memory is filled, and how much of that has been taken.
+    #[must_use]
+    pub fn level(&self) -> (usize, usize) {
+        match self {
+            Self::Empty => (0, 0),
+            Self::Read { start, end, .. } => (*end, *start),
+            Self::Made { buffer, sent } => (buffer.len(), *sent),
+        }
+    }
+
     /// Appends what `write` writes.
     pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         match self {

@@ -279,6 +279,7 @@ impl Session {
             return Err(ClientError::ShuttingDown.into());
         }
         self.handle.clear(Signal::Cancel);
+        self.handle.tell(|| self.levels(None));
         if self.handle.has(Signal::Expired) {
             self.handle.clear(Signal::Expired);
             let now = self.worker.shared.now_ms();
