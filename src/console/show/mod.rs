@@ -123,6 +123,8 @@ pub async fn table(look: &Look<'_>, name: &str, like: Option<&str>) -> Option<Ta
     let view = view(name, look.dialect)?;
     let mut rows = match name {
         "jobs" => own::jobs(look).await,
+        "sockets" => sockets::all_sockets(look, false).await,
+        "active_sockets" => sockets::all_sockets(look, true).await,
         _ => (view.rows)(look),
     };
     if let Some(pattern) = like {

@@ -1,4 +1,6 @@
-//! What is small: VERSION, STATE, LISTS, MEM, and what howdah has nothing of: peers, DNS zones, descriptors to hand over.
+//! What is small: VERSION, STATE, LISTS, MEM, DNS_HOSTS, and what howdah has nothing of: peers, DNS zones, descriptors to hand over.
+
+use std::net::SocketAddr;
 
 use super::super::answer::Kind::{Bytea, Int4, Int8, Text};
 use super::super::answer::Row;
@@ -6,6 +8,7 @@ use super::super::seat::PGBOUNCER_VERSION;
 use super::pools::{database_names, user_names};
 use super::scene::Scene;
 use super::{Look, View};
+use crate::net::dial::names::KnownName;
 use crate::proxy::orders::Mode;
 use crate::proxy::server::Server;
 use crate::proxy::session::Session;
@@ -82,6 +85,8 @@ fn lists(look: &Look<'_>) -> Vec<Row> {
     let used = scene.clients.len();
     let all = usize::try_from(look.shared.census.clients()).unwrap_or(usize::MAX);
     let most = usize::try_from(config.limits.max_client_connections).unwrap_or(usize::MAX);
+    let names = names(look);
+    let asked = names.iter().filter(|name| name.is_asked).count();
     let lists = [
         ("databases", database_names(config, &scene).len() + 1),
         ("users", user_names(config, &scene).len()),
@@ -93,9 +98,9 @@ fn lists(look: &Look<'_>) -> Vec<Row> {
         ("login_clients", all.saturating_sub(used)),
         ("free_servers", 0),
         ("used_servers", scene.servers.len()),
-        ("dns_names", 0),
+        ("dns_names", names.len()),
         ("dns_zones", 0),
-        ("dns_queries", 0),
+        ("dns_queries", asked),
         ("dns_pending", 0),
     ];
     lists.into_iter().map(|(list, items)| vec![list.into(), items.into()]).collect()
@@ -121,9 +126,23 @@ fn mem(look: &Look<'_>) -> Vec<Row> {
     caches.into_iter().map(line).collect()
 }
 
-/// SHOW DNS_HOSTS.
+/// SHOW DNS_HOSTS: the names of nodes that have been looked up.
 pub const DNS_HOSTS: View =
-    View { name: "dns_hosts", columns: &[("hostname", Text), ("ttl", Int8), ("addrs", Text)], rows: nothing };
+    View { name: "dns_hosts", columns: &[("hostname", Text), ("ttl", Int8), ("addrs", Text)], rows: dns_hosts };
+
+/// All nodes are reached by one dialer.
+fn names(look: &Look<'_>) -> Vec<KnownName> {
+    look.running.endpoints.values().next().map(|endpoint| endpoint.way.dialer.names()).unwrap_or_default()
+}
+
+fn dns_hosts(look: &Look<'_>) -> Vec<Row> {
+    let line = |known: KnownName| {
+        // PgBouncer prints the port too, which it does not ask for
+        let addresses = known.addresses.iter().map(|ip| SocketAddr::new(*ip, 0).to_string());
+        vec![known.name.into(), known.fresh_s.into(), addresses.collect::<Vec<_>>().join(",").into()]
+    };
+    names(look).into_iter().map(line).collect()
+}
 
 /// SHOW DNS_ZONES: howdah looks at no zones.
 pub const DNS_ZONES: View =

@@ -1,5 +1,6 @@
 //! `SHOW CLIENTS`, `SHOW SERVERS` and `SHOW SOCKETS`, as PgBouncer has them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::answer::Kind::{Int4, Text};
@@ -9,7 +10,9 @@ use super::scene::{Scene, ServerState};
 use super::{Look, View, written};
 use crate::protocol::startup::Replication;
 use crate::proxy::client::Standing;
+use crate::proxy::newcomers::Newcomer;
 use crate::proxy::roster::{ClientFacts, Ends, ServerFacts};
+use crate::proxy::sounding::{Level, sound};
 
 macro_rules! socket_columns {
     ($($more:expr),*) => {
@@ -46,7 +49,7 @@ pub const CLIENTS: View = View { name: "clients", columns: socket_columns!(), ro
 /// SHOW SERVERS.
 pub const SERVERS: View = View { name: "servers", columns: socket_columns!(), rows: servers };
 
-/// SHOW SOCKETS. How far its buffers are filled only a socket's own worker knows: it is 0 here.
+/// SHOW SOCKETS. How far its buffers are filled only a socket's own session knows: all are asked, see [`all_sockets`].
 pub const SOCKETS: View = View {
     name: "sockets",
     columns: socket_columns!(
@@ -58,11 +61,11 @@ pub const SOCKETS: View = View {
         ("pkt_avail", Int4),
         ("send_avail", Int4)
     ),
-    rows: sockets,
+    rows: |_| Vec::new(),
 };
 
 /// SHOW ACTIVE_SOCKETS: those that are not idle.
-pub const ACTIVE_SOCKETS: View = View { name: "active_sockets", columns: SOCKETS.columns, rows: active_sockets };
+pub const ACTIVE_SOCKETS: View = View { name: "active_sockets", columns: SOCKETS.columns, rows: |_| Vec::new() };
 
 /// Both kinds of sockets, as far as they are alike.
 struct Line<'a> {
@@ -197,32 +200,68 @@ fn servers(look: &Look<'_>) -> Vec<Row> {
     scene.servers.iter().map(|server| server_line(&scene, server, scene.state(server).word())).collect()
 }
 
-fn sockets(look: &Look<'_>) -> Vec<Row> {
-    all_sockets(look, |_| true)
+/// A connection that is logging in. Nothing is proven of who it says it is.
+fn newcomer_line(newcomer: &Newcomer) -> Row {
+    let claim = newcomer.claim();
+    let at = written(newcomer.connected);
+    Line {
+        kind: "C",
+        user: claim.map_or("(nouser)", |claim| &claim.user),
+        database: claim.map_or("(nodb)", |claim| &claim.database),
+        replication: None,
+        state: "cl_login".to_owned(),
+        ends: &newcomer.ends,
+        connected: at.clone(),
+        requested: at,
+        wait_us: 0,
+        close_needed: false,
+        ptr: client_ptr(newcomer.handle.id),
+        link: String::new(),
+        remote_pid: 0,
+        application_name: "",
+        prepared: 0,
+        id: newcomer.handle.id,
+    }
+    .row()
 }
 
-fn active_sockets(look: &Look<'_>) -> Vec<Row> {
-    all_sockets(look, |state| !matches!(state, "sv_idle" | "sv_used"))
+/// The seven columns of a buffer; NULLs where nobody has told.
+fn positions(level: Option<Level>) -> [Cell; 7] {
+    let Some(Level { received, seen, message_left, sent, unsent }) = level else { return [const { Cell::Null }; 7] };
+    let (pkt_avail, send_avail) = (received.saturating_sub(seen), unsent);
+    [received, seen, message_left, sent, unsent, pkt_avail, send_avail].map(Cell::from)
 }
 
-fn all_sockets(look: &Look<'_>, wanted: fn(&str) -> bool) -> Vec<Row> {
+/// The lines of SHOW SOCKETS: each client with what has come from it, each server with what has come from it, and who is logging
+/// in. A session that is about to end, or sets a server right, tells nothing.
+pub async fn all_sockets(look: &Look<'_>, active_only: bool) -> Vec<Row> {
+    let newcomers = look.shared.newcomers.all(); // first: who gets on meanwhile is among the clients
+    let levels = sound(look.shared).await;
     let scene = Scene::now(look);
     let clients = scene.clients.iter().map(|(client, standing)| {
         let waits = matches!(standing, Standing::Waiting) && !client.is_caller;
         let state = if waits { "cl_waiting" } else { "cl_active" };
-        (state, client_line(&scene, client, standing, state))
+        let level = levels.get(&client.id).map(|levels| levels.client);
+        (state, client_line(&scene, client, standing, state), level)
     });
+    let known: HashSet<u64> = scene.clients.iter().map(|(client, _)| client.id).collect();
+    let newcomers = newcomers.iter().filter(|newcomer| !known.contains(&newcomer.handle.id));
+    let newcomers = newcomers.map(|newcomer| ("cl_login", newcomer_line(newcomer), None));
     let servers = scene.servers.iter().map(|server| {
-        let state = match scene.state(server) {
-            ServerState::Active => "sv_active",
-            ServerState::Idle => "sv_idle",
-            ServerState::Used => "sv_used",
-            ServerState::Tested | ServerState::BeingCanceled => "sv_tested",
+        let of_client = || scene.client_of(server).and_then(|client| levels.get(&client)).map(|levels| levels.server);
+        let (state, level) = match scene.state(server) {
+            ServerState::Active => ("sv_active", of_client()),
+            // what rests owes nothing
+            ServerState::Idle => ("sv_idle", Some(Level::default())),
+            ServerState::Used => ("sv_used", Some(Level::default())),
+            ServerState::Tested | ServerState::BeingCanceled => ("sv_tested", None),
         };
-        (state, server_line(&scene, server, state))
+        (state, server_line(&scene, server, state), level)
     });
-    let rows = clients.chain(servers).filter(|(state, _)| wanted(state)).map(|(_, mut row)| {
-        row.extend((0..7).map(|_| Cell::Number(0)));
+    let is_wanted = |state: &str| !active_only || !matches!(state, "sv_idle" | "sv_used");
+    let lines = clients.chain(newcomers).chain(servers).filter(|(state, ..)| is_wanted(state));
+    let rows = lines.map(|(_, mut row, level)| {
+        row.extend(positions(level));
         row
     });
     rows.collect()

@@ -27,7 +27,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::names::{Lookup, Names};
+use self::names::{KnownName, Lookup, Names};
 use self::standing::Standing;
 use super::stream::Socket;
 use super::tcp::TcpOptions;
@@ -163,6 +163,12 @@ impl Dialer {
         self.options.store(Arc::new(TcpOptions::from(network)));
         let of = |ttl: crate::config::ConfigDuration| ttl.limit().unwrap_or_default();
         self.names.hold(of(network.dns_ttl), of(network.dns_negative_ttl));
+    }
+
+    /// What is known of host names.
+    #[must_use]
+    pub fn names(&self) -> Vec<KnownName> {
+        self.names.known()
     }
 
     fn now_ms(&self) -> u64 {

@@ -83,6 +83,34 @@ struct Entry {
     lookup: Option<watch::Receiver<Option<Answer>>>,
 }
 
+/// What is known of a name, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownName {
+    /// It.
+    pub name: String,
+    /// Its addresses, as they were last found.
+    pub addresses: Vec<IpAddr>,
+    /// For so many seconds they are used without a look-up, or, without any, nobody asks again.
+    pub fresh_s: u64,
+    /// It is being looked up.
+    pub is_asked: bool,
+}
+
+impl Entry {
+    fn shown(&self, name: &str, now_ms: u64) -> KnownName {
+        let until_ms = match &self.known.refusal {
+            Some((_, until_ms)) => *until_ms,
+            None => self.known.fresh_until_ms,
+        };
+        KnownName {
+            name: name.to_owned(),
+            addresses: self.known.addresses.clone(),
+            fresh_s: until_ms.saturating_sub(now_ms) / 1_000,
+            is_asked: self.lookup.is_some(),
+        }
+    }
+}
+
 /// All names that have been asked for.
 pub struct Names {
     system: Lookup,
@@ -169,6 +197,15 @@ impl Names {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(_)) | Err(_) => Ok(older),
         }
+    }
+
+    /// All that is known, by name.
+    #[must_use]
+    pub fn known(&self) -> Vec<KnownName> {
+        let now_ms = self.now_ms();
+        let mut all: Vec<KnownName> = self.entries.lock().iter().map(|(name, entry)| entry.shown(name, now_ms)).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// Nobody answers at the addresses of a name: it may have moved.
