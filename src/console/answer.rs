@@ -2,10 +2,12 @@
 //!
 //! PgBouncer knows five types (`pktbuf.c`) and sends everything as text; drivers that bind results in binary get those too.
 
+use bytes::BytesMut;
+use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
 
-use super::refusal::ConsoleError;
-use crate::pg::SqlState;
+use super::seat::Room;
+use crate::protocol::frame::{HEADER_LEN, Scan, scan_header};
 
 /// A column's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,11 +121,58 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
+/// A result as it is sent: one message per line. Far smaller than the lines themselves, and it may wait long for a reader.
+#[derive(Debug)]
+pub struct Encoded {
+    /// What its lines are made of.
+    pub columns: &'static [Column],
+    lines: BytesMut,
+    /// What a large one takes of the room that all consoles share.
+    pub room: Option<Room>,
+}
+
+impl Encoded {
+    /// Of this result, in these formats.
+    #[must_use]
+    pub fn of(table: Table, formats: &Formats) -> Self {
+        let mut lines = BytesMut::new();
+        for row in table.rows {
+            // what cannot be encoded is too long for any client; there is none of it here
+            let _ = PgWireBackendMessage::DataRow(data_row(table.columns, &row, formats)).encode(&mut lines);
+        }
+        Self { columns: table.columns, lines, room: None }
+    }
+
+    /// How large it is, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether no line is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Takes the first lines, so many at most.
+    #[must_use]
+    pub fn take(&mut self, max: usize) -> BytesMut {
+        let mut end = 0;
+        for _ in 0..max {
+            let rest = self.lines.get(end..).unwrap_or_default();
+            let Ok(Scan::Header { body_len, .. }) = scan_header(rest) else { break };
+            end += HEADER_LEN + usize::try_from(body_len).unwrap_or_default();
+        }
+        self.lines.split_to(end.min(self.lines.len()))
+    }
+}
+
 /// What was done.
 #[derive(Debug)]
 pub enum Done {
     /// Rows.
-    Table(Table),
+    Rows(Encoded),
     /// A tag, perhaps with a notice before it.
     Tag {
         /// As in CommandComplete.
@@ -133,23 +182,6 @@ pub enum Done {
         /// The notice's detail.
         detail: Option<&'static str>,
     },
-}
-
-/// Why it was not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// What the client reads.
-    pub text: String,
-    /// What programs look at.
-    pub code: SqlState,
-    /// What to do about it.
-    pub hint: Option<String>,
-}
-
-impl From<ConsoleError> for Refused {
-    fn from(error: ConsoleError) -> Self {
-        Self { text: error.to_string(), code: error.sqlstate(), hint: error.hint().map(str::to_owned) }
-    }
 }
 
 /// In which format a client wants a result's columns, as its Bind says.

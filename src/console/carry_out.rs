@@ -139,17 +139,14 @@ async fn operate(
     means: &Means<'_>,
     cluster: Option<&str>,
     command: decide::Command,
-    tag: &str,
+    tag: &'static str,
 ) -> Result<String, ConsoleError> {
     let (cluster, control) = managed(means, cluster)?;
     let correlation = format!("console-{:08x}", rand::random::<u32>());
     tracing::info!(correlation, cluster, command = ?command, "console: asked");
     let asked = control.ask(&cluster, command, &correlation);
     let asked = tokio::spawn(tokio::time::timeout(ANSWER_BOUND, asked));
-    let refused = |text: &str| ConsoleError::Refused(text.to_owned());
-    let Ok(Ok(answer)) = asked.await else {
-        return Err(refused("the coordinator has not answered in time; it may still do it: look at the status"));
-    };
+    let Ok(Ok(answer)) = asked.await else { return Err(ConsoleError::Unanswered) };
     let Accepted { id, text } = answer.map_err(|answer| ConsoleError::Refused(answer.text))?;
     if id.is_empty() {
         return Ok(text);
@@ -160,16 +157,14 @@ async fn operate(
             Some(operation) if operation.state != OperationState::Running => {
                 return match operation.state {
                     OperationState::Done | OperationState::Running => Ok(text),
-                    OperationState::Restarted => {
-                        Err(refused("no other node could take over: the old primary was started again"))
-                    }
-                    OperationState::Undone => Err(ConsoleError::Refused(format!("{tag} undone: {}", operation.text))),
-                    OperationState::Failed => Err(ConsoleError::Refused(format!("{tag} failed: {}", operation.text))),
+                    OperationState::Restarted => Err(ConsoleError::Restarted),
+                    OperationState::Undone => Err(ConsoleError::Undone { tag, why: operation.text }),
+                    OperationState::Failed => Err(ConsoleError::Failed { tag, why: operation.text }),
                 };
             }
             Some(_) => seen = Instant::now(),
             None if seen.elapsed() > UNSEEN_MAX => {
-                return Err(ConsoleError::Refused(format!("\"{id}\" was accepted, and nothing more is known of it")));
+                return Err(ConsoleError::Vanished(id));
             }
             None => {}
         }
@@ -186,25 +181,16 @@ fn managed<'a>(means: &Means<'a>, cluster: Option<&str>) -> Result<(String, &'a 
         Some(name) if clusters.contains_key(name) => name,
         Some(name) => {
             let known = clusters.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(ConsoleError::NoSuchCluster(format!("no such cluster: {name}; there are: {known}")));
+            return Err(ConsoleError::NoSuchCluster { name: name.to_owned(), known });
         }
         None => {
             let mut managed = clusters.keys().filter(|name| is_managed(name).is_some());
             match (managed.next(), managed.next()) {
                 (Some(only), None) => only,
-                (Some(_), Some(_)) => {
-                    let text = "there are several clusters: say which one with IN name".to_owned();
-                    return Err(ConsoleError::NoSuchCluster(text));
-                }
-                (None, _) => return Err(not_managed(clusters.keys().next().map_or("", String::as_str))),
+                (Some(_), Some(_)) => return Err(ConsoleError::WhichCluster),
+                (None, _) => return Err(ConsoleError::Observed(clusters.keys().next().cloned().unwrap_or_default())),
             }
         }
     };
-    is_managed(name).map(|control| (name.to_owned(), control)).ok_or_else(|| not_managed(name))
-}
-
-fn not_managed(cluster: &str) -> ConsoleError {
-    ConsoleError::Refused(format!(
-        "cluster \"{cluster}\" is only observed: write \"agent\" at every node of it, and no mode = \"observe\""
-    ))
+    is_managed(name).map(|control| (name.to_owned(), control)).ok_or_else(|| ConsoleError::Observed(name.to_owned()))
 }

@@ -4,7 +4,7 @@
 //! of everybody. Behind it:
 //!
 //! - [`seat`]: who may come in, and what a console needs to know of the daemon
-//! - [`talk`]: the protocol, with [`names`] (what is prepared) and [`answer`] (rows and their formats)
+//! - [`talk`]: the protocol, with [`line`] (messages as bytes), [`names`] (what is prepared) and [`answer`] (rows and their formats)
 //! - [`divide`], [`command`]: from a text to commands; [`refusal`]: PgBouncer's words when it says no
 //! - [`show`]: every `SHOW`
 //!
@@ -14,6 +14,7 @@ pub mod answer;
 pub mod carry_out;
 pub mod command;
 pub mod divide;
+mod line;
 pub mod names;
 mod own;
 pub mod refusal;

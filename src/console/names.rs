@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::answer::{Column, Formats, Refused, Table};
+use super::answer::{Column, Encoded, Formats};
 use super::command::Command;
-use crate::pg::SqlState;
+use super::refusal::ConsoleError;
 
 /// Names that a console may have of each kind: nobody needs more.
 const NAMES_MAX: usize = 1_000;
@@ -19,14 +19,14 @@ pub struct Prepared {
 }
 
 /// A statement that can be executed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Portal {
     /// What.
     pub prepared: Prepared,
     /// In which formats.
     pub formats: Formats,
     /// What an Execute with a limit has left.
-    pub left: Option<Table>,
+    pub left: Option<Encoded>,
 }
 
 /// All names.
@@ -36,22 +36,17 @@ pub struct Names {
     portals: HashMap<String, Portal>,
 }
 
-fn refused(text: String, code: SqlState) -> Refused {
-    Refused { text, code, hint: None }
-}
-
 impl Names {
     /// Gives a statement a name.
     ///
     /// # Errors
     /// 42P05 for a name in use, 54000 for too many.
-    pub fn prepare(&mut self, name: String, prepared: Prepared) -> Result<(), Refused> {
+    pub fn prepare(&mut self, name: String, prepared: Prepared) -> Result<(), ConsoleError> {
         if !name.is_empty() && self.statements.contains_key(&name) {
-            let text = format!("prepared statement \"{name}\" already exists");
-            return Err(refused(text, SqlState::DUPLICATE_PREPARED_STATEMENT));
+            return Err(ConsoleError::StatementExists(name));
         }
-        if self.statements.len() >= NAMES_MAX {
-            return Err(refused("too many prepared statements".to_owned(), SqlState::PROGRAM_LIMIT_EXCEEDED));
+        if self.statements.len() >= NAMES_MAX && !self.statements.contains_key(&name) {
+            return Err(ConsoleError::TooManyStatements);
         }
         self.statements.insert(name, prepared);
         Ok(())
@@ -61,13 +56,10 @@ impl Names {
     ///
     /// # Errors
     /// 26000.
-    pub fn prepared(&self, name: &str) -> Result<&Prepared, Refused> {
-        self.statements.get(name).ok_or_else(|| {
-            let text = match name {
-                "" => "unnamed prepared statement does not exist".to_owned(),
-                name => format!("prepared statement \"{name}\" does not exist"),
-            };
-            refused(text, SqlState::INVALID_SQL_STATEMENT_NAME)
+    pub fn prepared(&self, name: &str) -> Result<&Prepared, ConsoleError> {
+        self.statements.get(name).ok_or_else(|| match name {
+            "" => ConsoleError::NoUnnamedStatement,
+            name => ConsoleError::NoSuchStatement(name.to_owned()),
         })
     }
 
@@ -75,12 +67,12 @@ impl Names {
     ///
     /// # Errors
     /// 42P03 for a name in use, 54000 for too many.
-    pub fn bind(&mut self, name: String, portal: Portal) -> Result<(), Refused> {
+    pub fn bind(&mut self, name: String, portal: Portal) -> Result<(), ConsoleError> {
         if !name.is_empty() && self.portals.contains_key(&name) {
-            return Err(refused(format!("cursor \"{name}\" already exists"), SqlState::DUPLICATE_CURSOR));
+            return Err(ConsoleError::PortalExists(name));
         }
-        if self.portals.len() >= NAMES_MAX {
-            return Err(refused("too many portals".to_owned(), SqlState::PROGRAM_LIMIT_EXCEEDED));
+        if self.portals.len() >= NAMES_MAX && !self.portals.contains_key(&name) {
+            return Err(ConsoleError::TooManyPortals);
         }
         self.portals.insert(name, portal);
         Ok(())
@@ -90,9 +82,8 @@ impl Names {
     ///
     /// # Errors
     /// 34000.
-    pub fn portal(&mut self, name: &str) -> Result<&mut Portal, Refused> {
-        let missing = || refused(format!("portal \"{name}\" does not exist"), SqlState::INVALID_CURSOR_NAME);
-        self.portals.get_mut(name).ok_or_else(missing)
+    pub fn portal(&mut self, name: &str) -> Result<&mut Portal, ConsoleError> {
+        self.portals.get_mut(name).ok_or_else(|| ConsoleError::NoSuchPortal(name.to_owned()))
     }
 
     /// A Close; of what is not there it is nothing.

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::answer::{Done, Refused};
+use tokio::sync::Semaphore;
+
+use super::answer::{Done, Encoded, Formats};
 use super::carry_out::{Carried, Means, carry_out};
 use super::command::{Command, Dialect};
 use super::refusal::ConsoleError;
@@ -13,6 +15,13 @@ use super::talk::talk;
 use crate::admin::control::Control;
 use crate::proxy::door::{Behind, Caller, Door};
 use crate::proxy::shared::{Running, Shared};
+
+/// The answers of all consoles that nobody has taken yet, in bytes. Those that are small have room in any case.
+const UNTAKEN_MAX: usize = 64 * 1_024 * 1_024;
+/// What is small.
+const SMALL: usize = 256 * 1_024;
+/// Answers that are put together at the same time, beside the workers' threads.
+const LOOKS_MAX: usize = 2;
 
 /// PgBouncer's console.
 pub const PGBOUNCER: &str = "pgbouncer";
@@ -52,6 +61,26 @@ pub struct Seat {
     pub sources: Sources,
     logins: AtomicU64,
     queries: AtomicU64,
+    untaken: AtomicUsize,
+    looks: Arc<Semaphore>,
+}
+
+/// A part of the room for answers that nobody has taken yet. Dropping it gives it back.
+pub struct Room {
+    seat: Arc<Seat>,
+    bytes: usize,
+}
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Room").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.seat.untaken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The console, as the data path knows it.
@@ -68,7 +97,13 @@ impl Console {
     /// Nobody has come yet.
     #[must_use]
     pub fn new(sources: Sources) -> Self {
-        Self(Arc::new(Seat { sources, logins: AtomicU64::new(0), queries: AtomicU64::new(0) }))
+        Self(Arc::new(Seat {
+            sources,
+            logins: AtomicU64::new(0),
+            queries: AtomicU64::new(0),
+            untaken: AtomicUsize::new(0),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+        }))
     }
 }
 
@@ -186,33 +221,66 @@ impl Seat {
         }
     }
 
+    /// Room for an answer that may wait for its reader.
+    ///
+    /// # Errors
+    /// [`ConsoleError::TooManyAnswers`].
+    pub(super) fn room(self: &Arc<Self>, bytes: usize) -> Result<Room, ConsoleError> {
+        // whatever comes of it, what is counted is given back with this
+        let room = Room { seat: Arc::clone(self), bytes };
+        let before = self.untaken.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > UNTAKEN_MAX { Err(ConsoleError::TooManyAnswers) } else { Ok(room) }
+    }
+
+    /// Puts an answer together, not on the thread of a worker: ten thousand clients are ten milliseconds of it.
+    async fn show(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        dialect: Dialect,
+        (name, like): (&str, Option<&str>),
+        formats: &Formats,
+    ) -> Result<Encoded, ConsoleError> {
+        let unknown = || ConsoleError::syntax(&format!("SHOW {}", name.to_uppercase()));
+        let mut look = Look::new(self, shared, dialect);
+        let told = show::ask(&mut look, name).await;
+        let looks = Arc::clone(&self.looks).acquire_owned().await;
+        let (name, like, formats) = (name.to_owned(), like.map(str::to_owned), formats.clone());
+        let making = tokio::task::spawn_blocking(move || {
+            let _looks = looks; // given back when it is done, also when nobody waits for it any more
+            show::table(&look, told, &name, like.as_deref()).map(|table| Encoded::of(table, &formats))
+        });
+        let mut made = match making.await {
+            Ok(made) => made.ok_or_else(unknown)?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Err(ConsoleError::Canceled), // the worker ends
+        };
+        if made.len() > SMALL {
+            made.room = Some(self.room(made.len())?);
+        }
+        Ok(made)
+    }
+
     /// Carries a command out. Dropping it gives it up.
     ///
     /// # Errors
     /// PgBouncer's words.
     pub async fn carry_out(
-        &self,
+        self: &Arc<Self>,
         shared: &Arc<Shared>,
         dialect: Dialect,
         access: Access,
-        command: &Command,
-    ) -> Result<Done, Refused> {
+        (command, formats): (&Command, &Formats),
+    ) -> Result<Done, ConsoleError> {
         match command {
             Command::Show { name, .. } if name == "help" => {
                 Ok(noticed("SHOW", "Console usage", Some(Self::help(dialect))))
             }
-            Command::Show { name, .. } if name == "fds" && access != Access::Admin => {
-                Err(ConsoleError::AdminNeeded.into())
-            }
+            Command::Show { name, .. } if name == "fds" && access != Access::Admin => Err(ConsoleError::AdminNeeded),
             Command::Show { name, like } => {
-                let look = Look::new(self, shared, dialect);
-                match show::table(&look, name, like.as_deref()).await {
-                    Some(table) => Ok(Done::Table(table)),
-                    None => Err(ConsoleError::syntax(&format!("SHOW {}", name.to_uppercase())).into()),
-                }
+                self.show(shared, dialect, (name, like.as_deref()), formats).await.map(Done::Rows)
             }
             Command::Set { key, .. } if show::is_parameter(key) => Ok(noticed("SET", "SET ignored", None)),
-            _ if access != Access::Admin => Err(ConsoleError::AdminNeeded.into()),
+            _ if access != Access::Admin => Err(ConsoleError::AdminNeeded),
             command => {
                 let running = shared.running();
                 let is_console = |name: &str| leads_here(&running, name);

@@ -19,6 +19,10 @@ impl SqlState {
     pub const PROTOCOL_VIOLATION: Self = Self(*b"08P01");
     /// The feature exists in PostgreSQL but not here, or not in this mode.
     pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
+    /// Bytes that are no text in the encoding that was agreed on.
+    pub const CHARACTER_NOT_IN_REPERTOIRE: Self = Self(*b"22021");
+    /// There is not enough of something now.
+    pub const INSUFFICIENT_RESOURCES: Self = Self(*b"53000");
     /// A startup parameter or setting has an impossible value.
     pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
     /// The transaction, or its server, only reads.

@@ -122,7 +122,7 @@ const fn values(of: &Totals) -> [u64; 12] {
 }
 
 /// By database: those of the file, those that have been used, and the console.
-fn all(look: &Look<'_>) -> Vec<(Arc<str>, DatabaseStatistics)> {
+fn all(look: &Look) -> Vec<(Arc<str>, DatabaseStatistics)> {
     let mut counted = look.shared.statistics().databases;
     for name in database_names(&look.running.config, &Scene::now(look)) {
         counted.entry(name).or_default();
@@ -133,7 +133,7 @@ fn all(look: &Look<'_>) -> Vec<(Arc<str>, DatabaseStatistics)> {
     counted.into_iter().collect()
 }
 
-fn lines(look: &Look<'_>, values: fn(&DatabaseStatistics) -> Vec<u64>) -> Vec<Row> {
+fn lines(look: &Look, values: fn(&DatabaseStatistics) -> Vec<u64>) -> Vec<Row> {
     let line = |(name, of): (Arc<str>, DatabaseStatistics)| {
         let mut row: Row = vec![(&*name).into()];
         row.extend(values(&of).into_iter().map(Into::into));
@@ -142,7 +142,7 @@ fn lines(look: &Look<'_>, values: fn(&DatabaseStatistics) -> Vec<u64>) -> Vec<Ro
     all(look).into_iter().map(line).collect()
 }
 
-fn totals(look: &Look<'_>) -> Vec<Row> {
+fn totals(look: &Look) -> Vec<Row> {
     let (mut totals, mut averages) = ([0_u64; 12], [0_u64; 12]);
     for (_, of) in all(look) {
         for (sum, value) in totals.iter_mut().zip(values(&of.totals)) {

@@ -14,6 +14,7 @@ pub mod scene;
 pub mod settings;
 pub mod sockets;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,24 +23,28 @@ use super::command::Dialect;
 use super::seat::Seat;
 use crate::pg::moment::moment;
 use crate::proxy::shared::{Running, Shared};
+use crate::proxy::sounding::{Levels, sound};
 
 /// What a view looks at.
-pub struct Look<'a> {
+pub struct Look {
     /// The console's.
-    pub seat: &'a Seat,
+    pub seat: Arc<Seat>,
     /// The data path's.
-    pub shared: &'a Arc<Shared>,
+    pub shared: Arc<Shared>,
     /// The configuration in force.
     pub running: Arc<Running>,
     /// Which console asks.
     pub dialect: Dialect,
+    /// How far buffers are filled, by client; only of those who have been asked.
+    pub levels: HashMap<u64, Levels>,
 }
 
-impl<'a> Look<'a> {
+impl Look {
     /// A look now.
     #[must_use]
-    pub fn new(seat: &'a Seat, shared: &'a Arc<Shared>, dialect: Dialect) -> Self {
-        Self { seat, shared, running: shared.running(), dialect }
+    pub fn new(seat: &Arc<Seat>, shared: &Arc<Shared>, dialect: Dialect) -> Self {
+        let (seat, shared, running) = (Arc::clone(seat), Arc::clone(shared), shared.running());
+        Self { seat, shared, running, dialect, levels: HashMap::new() }
     }
 }
 
@@ -51,7 +56,7 @@ pub struct View {
     /// What its lines are made of.
     pub columns: &'static [Column],
     /// Its lines.
-    pub rows: fn(&Look<'_>) -> Vec<Row>,
+    pub rows: fn(&Look) -> Vec<Row>,
 }
 
 /// What PgBouncer has, in the order of its help.
@@ -115,18 +120,26 @@ pub fn columns(name: &str, dialect: Dialect) -> Option<&'static [Column]> {
     view(name, dialect).map(|view| view.columns).or_else(parameter)
 }
 
-/// A SHOW's answer: with `like` only lines of which some text is like it.
-pub async fn table(look: &Look<'_>, name: &str, like: Option<&str>) -> Option<Table> {
+/// What a SHOW has to wait for: what sessions say of their buffers, and what agents say of their jobs, which are its lines.
+pub async fn ask(look: &mut Look, name: &str) -> Option<Vec<Row>> {
+    match view(name, look.dialect)?.name {
+        "jobs" => Some(own::jobs(look).await),
+        "sockets" | "active_sockets" => {
+            look.levels = sound(&look.shared).await;
+            None
+        }
+        _ => None,
+    }
+}
+
+/// A SHOW's answer, with the lines that somebody has told already, if any; with `like` only lines of which some text is like it.
+#[must_use]
+pub fn table(look: &Look, told: Option<Vec<Row>>, name: &str, like: Option<&str>) -> Option<Table> {
     if let Some((_, value, columns)) = PARAMETERS.iter().find(|(known, ..)| *known == name) {
         return Some(Table { columns, rows: vec![vec![(*value).into()]] });
     }
     let view = view(name, look.dialect)?;
-    let mut rows = match name {
-        "jobs" => own::jobs(look).await,
-        "sockets" => sockets::all_sockets(look, false).await,
-        "active_sockets" => sockets::all_sockets(look, true).await,
-        _ => (view.rows)(look),
-    };
+    let mut rows = told.unwrap_or_else(|| (view.rows)(look));
     if let Some(pattern) = like {
         let fits = |cell: &Cell| matches!(cell, Cell::Text(text) if is_like(text, pattern));
         rows.retain(|row| row.iter().any(fits));

@@ -16,21 +16,21 @@ use crate::proxy::session::Session;
 /// SHOW VERSION: the release whose console this is, where monitors look for it, and then what it really is.
 pub const VERSION: View = View { name: "version", columns: &[("version", Text)], rows: version };
 
-fn version(_: &Look<'_>) -> Vec<Row> {
+fn version(_: &Look) -> Vec<Row> {
     vec![vec![format!("PgBouncer {PGBOUNCER_VERSION} (howdah {})", env!("CARGO_PKG_VERSION")).into()]]
 }
 
 /// SHOW STATE.
 pub const STATE: View = View { name: "state", columns: &[("key", Text), ("value", Text)], rows: state };
 
-fn state(look: &Look<'_>) -> Vec<Row> {
+fn state(look: &Look) -> Vec<Row> {
     let line = |key: &str, yes: bool| vec![key.into(), if yes { "yes" } else { "no" }.into()];
     let all = look.shared.orders.standing().all;
     let is = |mode: Mode| all == Some(mode);
     vec![line("active", all.is_none()), line("paused", is(Mode::Paused)), line("suspended", is(Mode::Suspended))]
 }
 
-fn nothing(_: &Look<'_>) -> Vec<Row> {
+fn nothing(_: &Look) -> Vec<Row> {
     Vec::new()
 }
 
@@ -80,7 +80,7 @@ pub const FDS: View = View {
 /// SHOW LISTS.
 pub const LISTS: View = View { name: "lists", columns: &[("list", Text), ("items", Int4)], rows: lists };
 
-fn lists(look: &Look<'_>) -> Vec<Row> {
+fn lists(look: &Look) -> Vec<Row> {
     let (scene, config) = (Scene::now(look), &look.running.config);
     let used = scene.clients.len();
     let all = usize::try_from(look.shared.census.clients()).unwrap_or(usize::MAX);
@@ -113,7 +113,7 @@ pub const MEM: View = View {
     rows: mem,
 };
 
-fn mem(look: &Look<'_>) -> Vec<Row> {
+fn mem(look: &Look) -> Vec<Row> {
     let scene = Scene::now(look);
     let caches = [
         ("server_cache", size_of::<Server>(), scene.servers.len()),
@@ -131,11 +131,11 @@ pub const DNS_HOSTS: View =
     View { name: "dns_hosts", columns: &[("hostname", Text), ("ttl", Int8), ("addrs", Text)], rows: dns_hosts };
 
 /// All nodes are reached by one dialer.
-fn names(look: &Look<'_>) -> Vec<KnownName> {
+fn names(look: &Look) -> Vec<KnownName> {
     look.running.endpoints.values().next().map(|endpoint| endpoint.way.dialer.names()).unwrap_or_default()
 }
 
-fn dns_hosts(look: &Look<'_>) -> Vec<Row> {
+fn dns_hosts(look: &Look) -> Vec<Row> {
     let line = |known: KnownName| {
         // PgBouncer prints the port too, which it does not ask for
         let addresses = known.addresses.iter().map(|ip| SocketAddr::new(*ip, 0).to_string());

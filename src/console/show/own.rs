@@ -48,7 +48,7 @@ fn yes(flag: bool) -> Cell {
     if flag { "yes" } else { "no" }.into()
 }
 
-fn nodes(look: &Look<'_>) -> Vec<Row> {
+fn nodes(look: &Look) -> Vec<Row> {
     let scene = Scene::now(look);
     let mut rows = Vec::new();
     for (name, view) in &look.shared.board.read().clusters {
@@ -107,7 +107,7 @@ const CLUSTER: View = View {
     rows: cluster,
 };
 
-fn cluster(look: &Look<'_>) -> Vec<Row> {
+fn cluster(look: &Look) -> Vec<Row> {
     let line = |(name, view): (&Arc<str>, &Arc<crate::topology::ClusterView>)| {
         let explanation = look.seat.sources.control.as_ref().and_then(|control| control.explanation(name));
         let of = explanation.as_ref();
@@ -148,7 +148,7 @@ const NODE_POOLS: View = View {
     rows: node_pools,
 };
 
-fn node_pools(look: &Look<'_>) -> Vec<Row> {
+fn node_pools(look: &Look) -> Vec<Row> {
     let mut rows: Vec<(crate::proxy::pool::PoolKey, Row)> = Vec::new();
     for pool in look.shared.pools.all() {
         let (key, counts) = (&pool.key, pool.counts());
@@ -180,7 +180,7 @@ fn node_pools(look: &Look<'_>) -> Vec<Row> {
 const ROUTING: View =
     View { name: "routing", columns: &[("kind", Text), ("name", Text), ("count", Numeric)], rows: routing };
 
-fn routing(look: &Look<'_>) -> Vec<Row> {
+fn routing(look: &Look) -> Vec<Row> {
     let sum = |of: &dyn Fn(&crate::proxy::route::counters::Counters) -> u64| -> u64 {
         look.shared.counters.iter().map(of).sum()
     };
@@ -216,7 +216,7 @@ const STATEMENTS: View = View {
     rows: statements,
 };
 
-fn statements(look: &Look<'_>) -> Vec<Row> {
+fn statements(look: &Look) -> Vec<Row> {
     let mut all = look.shared.statements();
     all.sort_by_key(|of| std::cmp::Reverse(of.total.sum_us()));
     let line = |of: &crate::stats::StatementStatistics| {
@@ -252,7 +252,7 @@ const PINS: View = View {
     rows: pins,
 };
 
-fn pins(look: &Look<'_>) -> Vec<Row> {
+fn pins(look: &Look) -> Vec<Row> {
     let mut rows = Vec::new();
     for pool in look.shared.pools.all() {
         for (reason, servers) in pool.pinned() {
@@ -282,11 +282,11 @@ const FAILOVERS: View = View {
     rows: failovers,
 };
 
-fn clusters<'a>(look: &'a Look<'_>) -> impl Iterator<Item = &'a String> {
+fn clusters<'a>(look: &'a Look) -> impl Iterator<Item = &'a String> {
     look.running.config.clusters.keys()
 }
 
-fn failovers(look: &Look<'_>) -> Vec<Row> {
+fn failovers(look: &Look) -> Vec<Row> {
     let Some(control) = &look.seat.sources.control else { return Vec::new() };
     let mut rows = Vec::new();
     for name in clusters(look) {
@@ -325,7 +325,7 @@ const OPERATIONS: View = View {
     rows: operations,
 };
 
-fn operations(look: &Look<'_>) -> Vec<Row> {
+fn operations(look: &Look) -> Vec<Row> {
     let Some(control) = &look.seat.sources.control else { return Vec::new() };
     let mut rows = Vec::new();
     for name in clusters(look) {
@@ -352,7 +352,7 @@ const EVENTS: View = View {
     rows: events,
 };
 
-fn events(look: &Look<'_>) -> Vec<Row> {
+fn events(look: &Look) -> Vec<Row> {
     let Some(control) = &look.seat.sources.control else { return Vec::new() };
     let mut rows = Vec::new();
     for name in clusters(look) {
@@ -389,7 +389,7 @@ const JOBS: View = View {
 };
 
 /// The lines of SHOW JOBS.
-pub(super) async fn jobs(look: &Look<'_>) -> Vec<Row> {
+pub(super) async fn jobs(look: &Look) -> Vec<Row> {
     let Some(control) = &look.seat.sources.control else { return Vec::new() };
     let mut rows = Vec::new();
     for (name, cluster) in &look.running.config.clusters {
@@ -473,7 +473,7 @@ const HISTOGRAMS: View = View {
     rows: histograms,
 };
 
-fn histograms(look: &Look<'_>) -> Vec<Row> {
+fn histograms(look: &Look) -> Vec<Row> {
     let mut rows = Vec::new();
     for of in look.shared.statistics().pools {
         let kinds: [(&str, &Histogram); 3] = [("wait", &of.wait), ("server", &of.server), ("total", &of.total)];

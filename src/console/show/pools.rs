@@ -36,7 +36,7 @@ pub const POOLS: View = View {
     rows: pools,
 };
 
-fn pools(look: &Look<'_>) -> Vec<Row> {
+fn pools(look: &Look) -> Vec<Row> {
     let scene = Scene::now(look);
     let line = |database: &str, user: &str, numbers: [u32; 11], maxwait_us: u64, mode: Cell| -> Row {
         let mut row: Row = vec![database.into(), user.into()];
@@ -118,7 +118,7 @@ pub(super) fn listen_port(config: &Config) -> u16 {
     port.unwrap_or(SOCKET_PORT)
 }
 
-fn databases(look: &Look<'_>) -> Vec<Row> {
+fn databases(look: &Look) -> Vec<Row> {
     let (scene, config) = (Scene::now(look), &look.running.config);
     let mut clients = BTreeMap::<&str, u32>::new();
     for (client, _) in scene.clients.iter().filter(|(client, _)| !client.is_caller) {
@@ -212,7 +212,7 @@ pub(super) fn user_names(config: &Config, scene: &Scene) -> BTreeSet<Arc<str>> {
     configured.chain(connected).chain(scene.pools.iter().map(|(pool, _)| Arc::clone(&pool.key.user))).collect()
 }
 
-fn users(look: &Look<'_>) -> Vec<Row> {
+fn users(look: &Look) -> Vec<Row> {
     let (scene, config) = (Scene::now(look), &look.running.config);
     let mut clients = BTreeMap::<&str, u32>::new();
     for (client, _) in &scene.clients {

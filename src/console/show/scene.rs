@@ -67,8 +67,8 @@ fn key(identity: &Arc<Identity>) -> usize {
 impl Scene {
     /// Now.
     #[must_use]
-    pub fn now(look: &Look<'_>) -> Self {
-        let shared = look.shared;
+    pub fn now(look: &Look) -> Self {
+        let shared = &look.shared;
         let facts = shared.roster.clients().into_iter();
         let clients: Vec<_> = facts.map(|facts| (Arc::clone(&facts), facts.standing())).collect();
         let working = clients.iter().filter_map(|(facts, standing)| match standing {

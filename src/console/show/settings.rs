@@ -14,7 +14,7 @@ pub const CONFIG: View = View {
     rows: config,
 };
 
-fn config(look: &Look<'_>) -> Vec<Row> {
+fn config(look: &Look) -> Vec<Row> {
     let config = &look.running.config;
     let line = |(key, default, changeable): &(&'static str, Option<&'static str>, bool)| -> Row {
         let value = match *key {

@@ -12,7 +12,7 @@ use crate::protocol::startup::Replication;
 use crate::proxy::client::Standing;
 use crate::proxy::newcomers::Newcomer;
 use crate::proxy::roster::{ClientFacts, Ends, ServerFacts};
-use crate::proxy::sounding::{Level, sound};
+use crate::proxy::sounding::Level;
 
 macro_rules! socket_columns {
     ($($more:expr),*) => {
@@ -49,7 +49,7 @@ pub const CLIENTS: View = View { name: "clients", columns: socket_columns!(), ro
 /// SHOW SERVERS.
 pub const SERVERS: View = View { name: "servers", columns: socket_columns!(), rows: servers };
 
-/// SHOW SOCKETS. How far its buffers are filled only a socket's own session knows: all are asked, see [`all_sockets`].
+/// SHOW SOCKETS. How far its buffers are filled only a socket's own session knows: all have been asked before.
 pub const SOCKETS: View = View {
     name: "sockets",
     columns: socket_columns!(
@@ -61,11 +61,15 @@ pub const SOCKETS: View = View {
         ("pkt_avail", Int4),
         ("send_avail", Int4)
     ),
-    rows: |_| Vec::new(),
+    rows: |look| all_sockets(look, |_| true),
 };
 
 /// SHOW ACTIVE_SOCKETS: those that are not idle.
-pub const ACTIVE_SOCKETS: View = View { name: "active_sockets", columns: SOCKETS.columns, rows: |_| Vec::new() };
+pub const ACTIVE_SOCKETS: View = View {
+    name: "active_sockets",
+    columns: SOCKETS.columns,
+    rows: |look| all_sockets(look, |state| !matches!(state, "sv_idle" | "sv_used")),
+};
 
 /// Both kinds of sockets, as far as they are alike.
 struct Line<'a> {
@@ -185,7 +189,7 @@ fn server_line(scene: &Scene, server: &Arc<ServerFacts>, state: &str) -> Row {
     .row()
 }
 
-fn clients(look: &Look<'_>) -> Vec<Row> {
+fn clients(look: &Look) -> Vec<Row> {
     let scene = Scene::now(look);
     let line = |(client, standing): &(Arc<ClientFacts>, Standing)| {
         // a console that asks this is at work, which PgBouncer calls idle
@@ -195,7 +199,7 @@ fn clients(look: &Look<'_>) -> Vec<Row> {
     scene.clients.iter().map(line).collect()
 }
 
-fn servers(look: &Look<'_>) -> Vec<Row> {
+fn servers(look: &Look) -> Vec<Row> {
     let scene = Scene::now(look);
     scene.servers.iter().map(|server| server_line(&scene, server, scene.state(server).word())).collect()
 }
@@ -234,9 +238,9 @@ fn positions(level: Option<Level>) -> [Cell; 7] {
 
 /// The lines of SHOW SOCKETS: each client with what has come from it, each server with what has come from it, and who is logging
 /// in. A session that is about to end, or sets a server right, tells nothing.
-pub async fn all_sockets(look: &Look<'_>, active_only: bool) -> Vec<Row> {
+fn all_sockets(look: &Look, is_wanted: fn(&str) -> bool) -> Vec<Row> {
     let newcomers = look.shared.newcomers.all(); // first: who gets on meanwhile is among the clients
-    let levels = sound(look.shared).await;
+    let levels = &look.levels;
     let scene = Scene::now(look);
     let clients = scene.clients.iter().map(|(client, standing)| {
         let waits = matches!(standing, Standing::Waiting) && !client.is_caller;
@@ -258,7 +262,6 @@ pub async fn all_sockets(look: &Look<'_>, active_only: bool) -> Vec<Row> {
         };
         (state, server_line(&scene, server, state), level)
     });
-    let is_wanted = |state: &str| !active_only || !matches!(state, "sv_idle" | "sv_used");
     let lines = clients.chain(newcomers).chain(servers).filter(|(state, ..)| is_wanted(state));
     let rows = lines.map(|(_, mut row, level)| {
         row.extend(positions(level));

@@ -203,7 +203,8 @@ impl Names {
     #[must_use]
     pub fn known(&self) -> Vec<KnownName> {
         let now_ms = self.now_ms();
-        let mut all: Vec<KnownName> = self.entries.lock().iter().map(|(name, entry)| entry.shown(name, now_ms)).collect();
+        let mut all: Vec<KnownName> =
+            self.entries.lock().iter().map(|(name, entry)| entry.shown(name, now_ms)).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
     }
