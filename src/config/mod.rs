@@ -75,7 +75,7 @@ pub use file::{Config, Http, Limits, Log, LogFormat, LogLevel, VERSION, Workers}
 pub use listener::{Listener, SOCKET_PORT, SocketMode};
 pub use load::{load, parse};
 pub use network::Network;
-pub use pool::{Pins, Pool, PoolMode, PoolOverlay};
+pub use pool::{CommitOutcome, Pins, Pool, PoolMode, PoolOverlay};
 pub use problem::{Place, Problem, Problems};
 pub use profile::{Profile, ProfileTimeouts, Undivided};
 pub use reload::change::{Change, Written};

@@ -29,6 +29,16 @@ pub enum Pins {
     Forbid,
 }
 
+/// What the client of a COMMIT is told whose server went away before it answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitOutcome {
+    /// That nobody knows.
+    Report,
+    /// What became of it.
+    Resolve,
+}
+
 settings_with_overlay! {
     /// How many server connections there are, and who may have one. A pool is one user in one database on one node.
     struct Pool;
@@ -101,6 +111,14 @@ settings_with_overlay! {
         /// node when the replica goes away or refuses. A larger request is not asked again. "0" = none is.
         #[schemars(extend("x-reload" = "live"))]
         replay_buffer: ByteSize = ByteSize::from_kb(64),
+
+        /// What the client of a COMMIT is told whose server goes away before it answers. `"report"`: that nobody knows, SQLSTATE
+        /// 08007. `"resolve"`: what became of it. howdah asks the server for the transaction's id behind the first write of a block, about
+        /// 10 µs of its time, and the client waits, for `timeouts.query_wait` at most, until the next primary, or this one restarted,
+        /// has told; what cannot be known is still 08007. For blocks in mode transaction; it takes a monitor, whose user should be a
+        /// member of `pg_monitor`: docs/failover.md.
+        #[schemars(extend("x-reload" = "live"))]
+        commit_outcome: CommitOutcome = CommitOutcome::Report,
     }
     global {}
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::database::ANY_DATABASE;
 use super::file::Config;
-use super::pool::{Pins, PoolMode};
+use super::pool::{CommitOutcome, Pins, PoolMode};
 use super::routing::{Consistency, RoutingRole};
 use super::timeouts::Timeouts;
 
@@ -32,6 +32,8 @@ pub struct Profile {
     pub prepared_statements: u32,
     /// Whether a server may be kept for one client.
     pub pins: Pins,
+    /// What the client of a COMMIT in doubt is told.
+    pub commit_outcome: CommitOutcome,
     /// Bytes of requests that are kept to be asked again of another node.
     pub replay_max: usize,
     /// Where statements go, if the database says so.
@@ -167,6 +169,7 @@ impl Config {
             waiting_max: pool.max_waiting,
             prepared_statements: pool.prepared_statements,
             pins: pool.pins,
+            commit_outcome: pool.commit_outcome,
             replay_max: usize::try_from(pool.replay_buffer.bytes()).unwrap_or(usize::MAX),
             role: entry.role,
             consistency: cluster.map(|cluster| cluster.consistency).unwrap_or_default(),

@@ -239,6 +239,11 @@ impl Pipeline {
         self.owed.len()
     }
 
+    /// What is owed, in the order it was asked.
+    pub fn owed(&self) -> impl Iterator<Item = &Owed> {
+        self.owed.iter()
+    }
+
     /// Whether nothing is owed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

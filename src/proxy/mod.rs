@@ -39,6 +39,7 @@ pub mod shared;
 pub mod sounding;
 pub mod statements;
 pub mod tally;
+pub mod verdict;
 pub mod worker;
 
 use base64::Engine as _;

@@ -15,6 +15,7 @@ use super::error::ClientError;
 use super::pool::Pool;
 use super::server::Server;
 use super::session::again;
+use super::session::doubt::ROW_MAX;
 use super::session::outbox::Outbox;
 use super::session::request::local_message;
 use super::session::run::End;
@@ -351,7 +352,8 @@ impl Session {
                 }
                 Err(_) => return Err(desync(loan, server, rest.first().copied().unwrap_or(0))),
             };
-            if total > rest.len() && matches!(tag, b'Z' | b'S' | b'C' | b'E' | b'A') {
+            let is_own = loan.block.asks && tag == b'D' && total <= ROW_MAX;
+            if total > rest.len() && (is_own || matches!(tag, b'Z' | b'S' | b'C' | b'E' | b'A')) {
                 if total <= LOOKED_INTO_MAX {
                     server.carry.extend_from_slice(rest);
                     return Ok(());
@@ -417,6 +419,9 @@ impl Session {
         if server.pipeline.has_events() {
             self.note_events(server);
         }
+        if loan.block.asks && tag == b'E' {
+            self.hear_xid(loan, server, tag, &[])?;
+        }
         if tag == b'E' {
             server.unnamed = None; // a failed Parse destroys it, and one behind any error has been skipped
         }
@@ -440,6 +445,9 @@ impl Session {
                     self.count_command(b'C', server);
                     let tag = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
                     self.note_command(loan, server, tag);
+                    if self.resolves() {
+                        loan.block.completed(tag);
+                    }
                     if loan.alone == Alone::Warned {
                         loan.alone = Alone::Told;
                         self.count_error(loan, server, Some(ClientError::CommitAlone.code()));
@@ -470,6 +478,11 @@ impl Session {
                 }
                 _ => Ok(true),
             },
+            Receipt::Swallow if loan.block.asks => {
+                let body = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
+                self.hear_xid(loan, server, tag, body)?;
+                Ok(false)
+            }
             Receipt::Swallow => {
                 if tag == b'E' {
                     tracing::debug!(client = self.handle.id, "an answer of howdah's own was an error");
@@ -503,7 +516,14 @@ impl Session {
                     visit.told = false;
                     incoming.turn_ends(at + here);
                 }
+                if self.resolves() {
+                    self.ask_xid(loan, server)?;
+                }
                 Ok(true)
+            }
+            Receipt::ReadySwallowed if loan.block.asks => {
+                self.hear_xid(loan, server, tag, &[])?;
+                Ok(false)
             }
             Receipt::ReadySwallowed => {
                 self.send_again(loan, server);

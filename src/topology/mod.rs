@@ -2,11 +2,13 @@
 //!
 //! - this file: what is known, as immutable snapshots: who reads one never sees half a change
 //! - [`board`]: where they are published, and what comes back from the data path
+//! - [`reigns`]: who was the primary when, and which transaction ids tell
 //! - [`samples`]: positions of the primary's log, and what they bound
 //!
 //! Not here: how a node is observed (`cluster/observe`), which node a statement goes to (`proxy/route`).
 
 pub mod board;
+pub mod reigns;
 pub mod samples;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::board::{Board, ClusterBoard};
+pub use self::reigns::{Reign, Reigns};
 pub use self::samples::{Era, Sample, Samples, Stamp};
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
 
@@ -146,6 +149,8 @@ pub struct ClusterView {
     pub nodes: Vec<NodeView>,
     /// The latest positions of the primary's log.
     pub samples: Samples,
+    /// The latest reigns of primaries; none where nobody is asked.
+    pub reigns: Reigns,
     /// The coordinator's word, where there is one; without it (observe mode) the nodes' own words count.
     pub appointment: Option<Appointment>,
 }

@@ -35,6 +35,7 @@ mod harness;
 mod health;
 mod hidden;
 mod import;
+mod in_doubt;
 mod in_vain;
 mod intents;
 mod leaks;

@@ -40,8 +40,9 @@
 use std::time::Duration;
 
 use super::history::History;
-use super::observation::{Answer, Miss, Observation, Receiver};
+use super::observation::{Answer, Miss, Observation, Receiver, Xids};
 use super::standing::Standing;
+use super::succession::{Present, Recovering, Succession};
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
 use crate::topology::{Appointment, ClusterView, Epoch, Era, NodeName, NodeView, Role, Sample, Samples, Stamp, Unfit};
 
@@ -79,6 +80,7 @@ pub(super) struct Fold {
     shown: Option<(Box<str>, Lsn)>,
     /// What the present era began with.
     era_line: Option<Line>,
+    succession: Succession,
 }
 
 /// What makes samples of the log comparable: the primary, its timeline, and the life of the connection to it.
@@ -104,6 +106,8 @@ struct Slot {
     /// Whether it has ever been.
     was_healthy: bool,
     standing: Standing,
+    /// What it said of transaction ids when it was last a standby.
+    recovering: Option<Recovering>,
 }
 
 impl Slot {
@@ -122,6 +126,7 @@ impl Slot {
             sampled: 0,
             was_healthy: false,
             standing: Standing::default(),
+            recovering: None,
         }
     }
 
@@ -183,6 +188,7 @@ impl Fold {
             samples: Samples::default(),
             shown: None,
             era_line: None,
+            succession: Succession::default(),
         }
     }
 
@@ -267,6 +273,7 @@ impl Fold {
                 snapshot: None,
                 receiver: Receiver::Absent,
                 server_version: None,
+                xids: Xids::default(),
             };
             let name = slot.name.clone();
             *slot = Slot { asked: true, healthy: true, answer: Some(answer), trouble: None, ..Slot::new(name) };
@@ -317,6 +324,9 @@ impl Fold {
         (slot.healthy, slot.was_healthy) = (true, true);
         slot.trouble = (answer.receiver == Receiver::Hidden).then(|| HIDDEN.to_owned());
         slot.sampled = stamp.asked;
+        if let (Role::Standby, Some(next)) = (answer.role, answer.xids.next) {
+            slot.recovering = Some(Recovering { life: slot.life, incarnation: answer.xids.incarnation, next });
+        }
         slot.answer = Some(answer);
         self.settle();
         if self.primary.as_deref() == Some(node) {
@@ -426,6 +436,7 @@ impl Fold {
             nodes: self.slots.iter().map(|slot| self.node_view(slot)).collect(),
             appointment: self.appointment.clone(),
             samples: self.samples.clone(),
+            reigns: self.succession.reigns().clone(),
         }
     }
 
@@ -530,7 +541,17 @@ impl Fold {
         if let Some(appointment) = &self.appointment {
             self.epoch = appointment.epoch;
         }
+        self.note_reign();
         self.note_conflicts();
+    }
+
+    /// Whether another reign has begun. What was answered over an earlier connection says nothing of this one.
+    fn note_reign(&mut self) {
+        let Some(slot) = self.primary_slot().filter(|slot| slot.sampled > 0) else { return };
+        let Some(answer) = slot.answer.as_ref().filter(|answer| answer.xids.next.is_some()) else { return };
+        let (node, xids, timeline) = (&slot.name.clone(), answer.xids, answer.timeline);
+        let now = Present { node, timeline, life: slot.life, sampled: slot.sampled, xids, recovering: slot.recovering };
+        self.succession.reigns_now(now);
     }
 
     /// The appointed node, if it says itself that it accepts writes.

@@ -6,6 +6,7 @@
 //! - `observation`: what a probe can learn. Facts, no verdicts.
 //! - `fold` ◇: observations in, a [`ClusterView`](crate::topology::ClusterView) out. Who is primary, and who may be read from, is
 //!   decided there only.
+//! - `succession` ◇: which reign a primary is in, and which transaction ids tell it from the one before.
 //! - `standing`, `history` ◇: what a standby has to show: whom it followed, how far behind it is, how often it left.
 //! - `watcher`: starts and stops probes, feeds the fold, begins eras, publishes; `diary` tells the operator.
 
@@ -16,6 +17,7 @@ mod observation;
 mod probe;
 mod question;
 mod standing;
+mod succession;
 mod tail;
 mod watcher;
 

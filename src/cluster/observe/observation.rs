@@ -38,6 +38,32 @@ pub(super) struct Answer {
     pub(super) receiver: Receiver,
     /// `server_version_num`, such as 150004.
     pub(super) server_version: Option<u32>,
+    /// Its transaction ids.
+    pub(super) xids: Xids,
+}
+
+/// What tells the transactions of one primary from those of the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Xids {
+    /// No transaction that has ended, here or at the primary it follows as far as it knows, has this id or a later one:
+    /// `pg_snapshot_xmax(pg_current_snapshot())`.
+    pub(super) next: Option<u64>,
+    /// The next id as the last recovery, or the last clean end, has left it; unknown once there was a checkpoint since.
+    pub(super) recovered: Option<u64>,
+    /// Which incarnation answers.
+    pub(super) incarnation: Option<Incarnation>,
+    /// By its own clock, in microseconds.
+    pub(super) clock_us: Option<i64>,
+}
+
+/// One life of a server, from its start or its last crash on. A postmaster that starts its server processes anew after a crash
+/// remains the same, so the checkpointer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Incarnation {
+    /// `pg_postmaster_start_time()`, in microseconds.
+    pub(super) postmaster_us: i64,
+    /// When the checkpointer has started; only members of `pg_monitor` are told.
+    pub(super) checkpointer_us: i64,
 }
 
 /// What `pg_stat_wal_receiver` shows.

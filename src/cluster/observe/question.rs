@@ -7,7 +7,7 @@
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Row, SimpleQueryRow, Statement};
 
-use super::observation::{Answer, Receiver};
+use super::observation::{Answer, Incarnation, Receiver, Xids};
 use crate::catalog::connection::{ConnectionError, ControlConnection};
 use crate::pg::{LogLayout, Lsn, SystemIdentifier, Timeline};
 use crate::topology::Role;
@@ -16,13 +16,20 @@ const ONCE: &str = "\
     SELECT (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c), \
         pg_catalog.current_setting('server_version_num'), \
         pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')), \
-        pg_catalog.current_setting('wal_block_size')";
+        pg_catalog.current_setting('wal_block_size'), \
+        (SELECT CASE WHEN c.redo_lsn OPERATOR(pg_catalog.=) c.checkpoint_lsn THEN c.next_xid END \
+         FROM pg_catalog.pg_control_checkpoint() c \
+         WHERE pg_catalog.current_setting('wal_level') OPERATOR(pg_catalog.<>) 'minimal'), \
+        (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::bigint, \
+        (SELECT (extract(epoch FROM pg_catalog.min(a.backend_start)) OPERATOR(pg_catalog.*) 1000000)::bigint \
+         FROM pg_catalog.pg_stat_activity a WHERE a.backend_type OPERATOR(pg_catalog.=) 'checkpointer')";
 
 /// Also works just after a promotion. Not `pg_control_checkpoint()` for the timeline: after a promotion it names the old one until
 /// the next checkpoint. Not the view `pg_stat_wal_receiver`, which takes half as much again to start.
 const STANDBY: &str = "\
     SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn(), \
-        w.received_tli, w.pid IS NOT NULL, w.status \
+        w.received_tli, w.pid IS NOT NULL, w.status, \
+        pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) \
     FROM pg_catalog.pg_stat_get_wal_receiver() w";
 
 /// In recovery it is an error. The snapshot is the statement's own, taken before anything in it is computed: so every commit that
@@ -31,6 +38,8 @@ const PRIMARY: &str = "\
     SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(), \
         pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8), \
         pg_catalog.txid_current_snapshot()::pg_catalog.text";
+        pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()), \
+        (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint";
 
 /// The questions that can be asked over one connection.
 #[derive(Debug)]
@@ -38,6 +47,8 @@ pub(super) struct Questions {
     system_identifier: Option<SystemIdentifier>,
     server_version: Option<u32>,
     layout: LogLayout,
+    /// What does not change while a connection lasts.
+    xids: Xids,
     standby: Statement,
     primary: Statement,
     /// Whether it has said that it is not in recovery.
@@ -48,6 +59,7 @@ impl Questions {
     pub(super) async fn prepare(connection: &ControlConnection) -> Result<Self, ConnectionError> {
         let rows = connection.rows(ONCE).await?;
         let row = rows.first().ok_or_else(|| nonsense("returned no row"))?;
+        let microseconds = |index| column(row, index).and_then(|text| text.parse().ok());
         let number = |index| column(row, index).and_then(|text| text.parse().ok()).unwrap_or(0);
         Ok(Self {
             // shown as a signed number, kept as an unsigned one
@@ -56,6 +68,13 @@ impl Questions {
                 .map(|id| SystemIdentifier(id.cast_unsigned())),
             server_version: column(row, 1).and_then(|text| text.parse().ok()),
             layout: LogLayout { segment_size: number(2), block_size: number(3) },
+            xids: Xids {
+                recovered: column(row, 4).and_then(full_xid),
+                incarnation: microseconds(5)
+                    .zip(microseconds(6))
+                    .map(|(postmaster_us, checkpointer_us)| Incarnation { postmaster_us, checkpointer_us }),
+                ..Xids::default()
+            },
             standby: connection.prepare(STANDBY).await?,
             primary: connection.prepare(PRIMARY).await?,
             is_primary: false,
@@ -93,6 +112,7 @@ impl Questions {
             received_lsn: lsn(row, 1)?,
             replayed_lsn: lsn(row, 2)?,
             receiver,
+            xids: Xids { next: xid(row, 6)?, ..self.xids },
             ..self.answer(Role::Standby)
         }))
     }
@@ -105,6 +125,7 @@ impl Questions {
             received_lsn: lsn(row, 0)?.map(|insert| self.layout.end_before(insert)),
             flushed_lsn: lsn(row, 1)?,
             snapshot: row.try_get::<_, Option<&str>>(3)?.map(Box::from),
+            xids: Xids { next: xid(row, 3)?, clock_us: row.try_get(4)?, ..self.xids },
             ..self.answer(Role::Primary)
         })
     }
@@ -121,6 +142,7 @@ impl Questions {
             snapshot: None,
             receiver: Receiver::Absent,
             server_version: self.server_version,
+            xids: self.xids,
         }
     }
 }
@@ -128,6 +150,16 @@ impl Questions {
 fn lsn(row: &Row, index: usize) -> Result<Option<Lsn>, tokio_postgres::Error> {
     let lsn: Option<PgLsn> = row.try_get(index)?;
     Ok(lsn.map(|lsn| Lsn(lsn.into())))
+}
+
+fn xid(row: &Row, index: usize) -> Result<Option<u64>, tokio_postgres::Error> {
+    Ok(row.try_get::<_, Option<i64>>(index)?.and_then(|xid| xid.try_into().ok()))
+}
+
+/// `epoch:xid`, as `pg_control_checkpoint()` writes it, in 64 bits.
+fn full_xid(text: &str) -> Option<u64> {
+    let (epoch, xid) = text.split_once(':')?;
+    Some(u64::from(epoch.parse::<u32>().ok()?) << 32 | u64::from(xid.parse::<u32>().ok()?))
 }
 
 fn column(row: &SimpleQueryRow, index: usize) -> Option<&str> {

@@ -14,6 +14,7 @@ use super::document::{At, Document, Step, key_path};
 use super::file::Config;
 use super::hba::ClientCert;
 use super::listener::{Listener, SocketMode};
+use super::pool::CommitOutcome;
 use super::problem::Problem;
 use super::suggest::nearest;
 use super::tls::{ChannelBinding, ListenerTls, NodeTls, TlsMode, TlsNegotiation};
@@ -267,9 +268,24 @@ impl Rules<'_, '_> {
         }
     }
 
+    /// Who begins to be the primary, and with which transaction, only a monitor sees.
+    fn commit_outcome(&mut self, name: &str, database: &Database, config: &Config) {
+        let unwatched = config.clusters.get(&database.cluster).is_some_and(|cluster| cluster.monitor.is_none());
+        let outcomes = [database.pool.commit_outcome, Some(config.pool.commit_outcome)];
+        if unwatched && outcomes.into_iter().flatten().next() == Some(CommitOutcome::Resolve) {
+            let (own, all) =
+                (key_path!["databases", name, "pool", "commit_outcome"], key_path!["pool", "commit_outcome"]);
+            let path: &[Step<'_>] = if database.pool.commit_outcome.is_some() { own } else { all };
+            let cluster = super::document::toml_key(&database.cluster);
+            let advice = format!("write [clusters.{cluster}.monitor] with user and password_file, or \"report\"");
+            self.report(path, At::Value, "\"resolve\" needs a monitor", &advice);
+        }
+    }
+
     fn databases(&mut self, config: &Config) {
         for (name, database) in &config.databases {
             self.forced_user(name, database);
+            self.commit_outcome(name, database, config);
             if config.clusters.contains_key(&database.cluster) {
                 continue;
             }

@@ -45,7 +45,12 @@ impl Pool {
     pub(super) async fn connect(&self, worker: &Worker, startup: &Arc<Settings>) -> Result<Box<Server>, DialError> {
         let (endpoint, settings, round) = (self.endpoint.load_full(), self.settings.load_full(), self.round());
         let shared = &worker.shared;
-        let epoch = shared.board.cluster(&self.key.cluster).view().epoch;
+        let board = shared.board.cluster(&self.key.cluster);
+        let (epoch, reign) = {
+            let view = board.view();
+            let its = view.reigns.last().filter(|reign| reign.node == self.key.node);
+            (view.epoch, its.map_or(0, |reign| reign.number))
+        };
         loop {
             let credential = shared.pool_credential(&self.key);
             let dialled = Box::pin(connect::connect(
@@ -63,7 +68,9 @@ impl Pool {
                 Ok(server) => {
                     let whose = (&*settings.dbname, &**startup, &round);
                     let entry = Roster::server(shared, &self.key, &server.identity, &server.stream, whose);
-                    return Ok(Box::new(Server { epoch, round, entry: Some(entry), ..server }));
+                    let reign = (reign, board.stamp().asked);
+                    let board = Some(Arc::clone(&board));
+                    return Ok(Box::new(Server { epoch, reign, board, round, entry: Some(entry), ..server }));
                 }
                 Err(error) => return Err(error),
             }

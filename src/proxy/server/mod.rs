@@ -30,7 +30,7 @@ use crate::net::dial::Place;
 use crate::net::stream::Stream;
 use crate::net::way::Way;
 use crate::protocol::pipeline::Pipeline;
-use crate::topology::{Epoch, NodeName};
+use crate::topology::{ClusterBoard, Epoch, NodeName};
 
 /// Cancels of one server that may be on their way at the same time; more add nothing.
 const CANCELS_MAX: u32 = 2;
@@ -180,6 +180,13 @@ pub struct Server {
     pub database: Box<str>,
     /// The cluster's epoch when it was dialled.
     pub epoch: Epoch,
+    /// The reign that its node was in before it last spoke, 0 for none, and the number of the last question when it first had:
+    /// who has answered a later one in this reign is what this connection is to.
+    pub reign: (u64, u64),
+    /// The reign when the transaction's id was last asked for.
+    pub asked_in: u64,
+    /// Its cluster's.
+    pub board: Option<Arc<ClusterBoard>>,
     /// What it was dialled in, for RECONNECT.
     pub round: Arc<Round>,
     /// When it logged in.

@@ -35,7 +35,23 @@ impl Session {
     /// Borrows a server and brings it to the client's state, waiting `query_wait` at most.
     pub(super) async fn borrow(&mut self, need: Need) -> Result<Loan, End> {
         self.deadlines.end_wait();
-        let (pool, replica, server) = loop {
+        let (pool, replica, server) = self.obtain(need).await?;
+        self.server_is_lent(&pool, self.deadlines.waits);
+        self.deadlines.end_wait();
+        self.arm_if_any();
+        self.handle.working_on(&server.identity);
+        let mut loan = Loan::new(server, pool, std::rc::Rc::clone(&self.worker));
+        loan.visit = replica.map(|visited| Visit::at(Some(visited)));
+        self.count(if replica.is_some() { Event::ToReplica } else { Event::ToPrimary });
+        let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
+        let written = self.write_prefix(&mut loan, &mut server);
+        loan.server = Some(server);
+        written.map(|()| loan)
+    }
+
+    /// A server as it is: whoever had it last may have left settings on it.
+    pub(super) async fn obtain(&mut self, need: Need) -> Result<(Arc<Pool>, Option<Visited>, Box<Server>), End> {
+        let lent = loop {
             let Destination { pool, replica } = match self.destination(need).await {
                 Ok(destination) => destination,
                 Err(End::Fault(error @ (ClientError::NoPrimary(_) | ClientError::NoReplica(_)))) => {
@@ -115,17 +131,7 @@ impl Session {
             }
             break (pool, replica, server);
         };
-        self.server_is_lent(&pool, self.deadlines.waits);
-        self.deadlines.end_wait();
-        self.arm_if_any();
-        self.handle.working_on(&server.identity);
-        let mut loan = Loan::new(server, pool, std::rc::Rc::clone(&self.worker));
-        loan.visit = replica.map(|visited| Visit::at(Some(visited)));
-        self.count(if replica.is_some() { Event::ToReplica } else { Event::ToPrimary });
-        let Some(mut server) = loan.server.take() else { return Err(ClientError::Internal("an empty loan").into()) };
-        let written = self.write_prefix(&mut loan, &mut server);
-        loan.server = Some(server);
-        written.map(|()| loan)
+        Ok(lent)
     }
 
     /// Waits for a server that has logged in as this client would have. It may stop waiting as any other.
@@ -169,12 +175,13 @@ impl Session {
         checked
     }
 
-    fn begin_wait(&mut self) {
+    pub(super) fn begin_wait(&mut self) {
         if !self.deadlines.waits {
             let (now, timeouts) = (self.worker.shared.now_ms(), &self.member.profile.timeouts);
             self.deadlines.waits = true;
             self.waits_for_server();
-            self.deadlines.query_wait = after(now, timeouts.query_wait);
+            let resolve = self.deadlines.resolve;
+            self.deadlines.query_wait = if resolve == 0 { after(now, timeouts.query_wait) } else { resolve };
             self.deadlines.wait_notify = after(now, timeouts.query_wait_notify);
         }
         self.inbox.park();
@@ -224,7 +231,7 @@ impl Session {
     }
 
     /// Ready when the wait must end whatever comes of it.
-    fn poll_wait_ends(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    pub(super) fn poll_wait_ends(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if self.handle.has_any() {
             if let Some(error) = self.handle.ends_now() {
                 return Poll::Ready(Err(error.into()));

@@ -25,6 +25,8 @@ pub struct Deadlines {
     pub reserve: u64,
     /// A wait for a server has begun.
     pub waits: bool,
+    /// `timeouts.query_wait` for what became of a COMMIT, however many servers that takes.
+    pub resolve: u64,
     /// `timeouts.query`, then `timeouts.cancel_wait` for its cancel.
     pub query: u64,
     /// `timeouts.transaction`.

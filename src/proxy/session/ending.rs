@@ -1,7 +1,8 @@
 //! A loan that ends otherwise than by giving a settled server back: the client has gone, or the server has.
 //!
 //! What the client of a lost server is told depends on what was on its way: nothing where nothing was, 40001 inside a block
-//! whose COMMIT had not been sent (`lost.rs` goes on from there), 08007 where the outcome cannot be known.
+//! whose COMMIT had not been sent (`lost.rs` goes on from there), 08007 where the outcome cannot be known, or is not found out
+//! (`doubt.rs`).
 
 use std::sync::Arc;
 
@@ -66,7 +67,9 @@ impl Session {
         let (readies, open) = if loan.untaken { (1, false) } else { (pipeline.readies(), pipeline.has_open_batch()) };
         // a state prefix that waits for the client's first turn is none of it; nor is a batch that stands open after a
         // statement was prepared (asyncpg's way), whose client expects nothing now
-        let idle = pipeline.quiet() && !loan.untaken && !(open && loan.acts) || !loan.used;
+        // what is owed is howdah's own question
+        let (readies, open) = if loan.block.asks { (0, false) } else { (readies, open) };
+        let idle = loan.block.asks || pipeline.quiet() && !loan.untaken && !(open && loan.acts) || !loan.used;
         let half_told = server.is_half_told();
         // given up, as it has refused what others are waiting behind
         let refused = loan.visit.as_ref().is_some_and(|visit| visit.refused);
@@ -87,9 +90,19 @@ impl Session {
             self.pending.clear();
             self.reads_lost(visit, &mut server, readies, open);
         }
+        let resolves = !idle
+            && !half_told
+            && !loan.untaken
+            && status == b'T'
+            && !self.depends_on(loan)
+            && self.is_in_doubt(loan, &server, readies, open);
         // asked again they are not undone: `ask_again` has seen to them
         server.pipeline.abandon();
-        self.note_events(&mut server);
+        if resolves {
+            self.hold_events(&mut server);
+        } else {
+            self.note_events(&mut server);
+        }
         loan.pool.discard(&self.worker, server);
         let rest_of_message = std::mem::take(&mut self.message_left);
         self.discard_left += rest_of_message;
@@ -97,7 +110,7 @@ impl Session {
         if half_told {
             return Err(End::Gone); // nothing can follow half a message
         }
-        if reads {
+        if reads || resolves {
             return Ok(());
         }
         if self.depends_on(loan) {

@@ -38,6 +38,8 @@ pub struct LostBlock {
 pub struct Ending {
     opening: Opening,
     chains: bool,
+    /// Nothing follows that runs as well.
+    alone: bool,
 }
 
 impl Ending {
@@ -48,13 +50,20 @@ impl Ending {
         let ends = matches!(opening, Opening::Commit | Opening::Rollback);
         let mut words = sql.split(|byte| !byte.is_ascii_alphabetic()).filter(|word| !word.is_empty()).rev();
         let chain = ends && words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"chain"));
-        Self { opening, chains: chain && words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"and")) }
+        let chains = chain && words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"and"));
+        Self { opening, chains, alone: ends && !super::request::is_several(sql) }
+    }
+
+    /// Whether it is a COMMIT, and nothing but that.
+    #[must_use]
+    pub fn commits_alone(self) -> bool {
+        self.opening == Opening::Commit && self.alone && !self.chains
     }
 }
 
 impl From<Opening> for Ending {
     fn from(opening: Opening) -> Self {
-        Self { opening, chains: false }
+        Self { opening, chains: false, alone: false }
     }
 }
 
@@ -77,7 +86,7 @@ impl LostBlock {
             failed_before: status == b'E',
             at_savepoint: false,
             status: b'E',
-            bound: Ending { opening: Opening::Other, chains: false },
+            bound: Ending { opening: Opening::Other, chains: false, alone: false },
         }
     }
 
@@ -99,7 +108,7 @@ impl LostBlock {
 
     /// Answers a statement that opens like this.
     pub fn answer(&mut self, statement: impl Into<Ending>) -> Answer {
-        let Ending { opening, chains } = statement.into();
+        let Ending { opening, chains, alone: _ } = statement.into();
         let was_at_savepoint = std::mem::take(&mut self.at_savepoint);
         let was_empty = std::mem::take(&mut self.empty);
         match opening {

@@ -11,6 +11,7 @@
 //! - [`settings`], [`statements`]: what a client has set and prepared, wherever it is served next
 //! - [`notice`], [`trail`], [`settle`]: what its statements may leave on a server, and what becomes of that
 //! - [`count`]: what it counts for statistics
+//! - [`outcome`], [`doubt`]: what becomes of a COMMIT that stays without an answer
 //! - [`begin`]: a transaction's beginning, [`lost`]: what a client is told in one whose server went away or never came
 
 pub mod again;
@@ -19,12 +20,14 @@ pub mod borrow;
 pub mod count;
 pub mod deadlines;
 pub mod destination;
+pub mod doubt;
 pub mod ending;
 pub mod inbox;
 pub mod lost;
 pub mod naming;
 pub mod notice;
 pub mod outbox;
+pub mod outcome;
 pub mod replicas;
 pub mod request;
 pub mod run;
@@ -149,6 +152,8 @@ pub struct Session {
     /// A request was refused: everything up to its Sync is dropped.
     pub(super) skip_to_sync: bool,
     lost: Option<LostBlock>,
+    /// Its COMMIT is without an answer: nothing more is read before it has one.
+    doubt: Option<Box<doubt::InDoubt>>,
     /// What of its settings matters for routing.
     mood: Option<Mood>,
     /// Where the next request has to go because another node has refused it.
@@ -191,6 +196,7 @@ impl Session {
             discard_left: 0,
             skip_to_sync: false,
             lost: None,
+            doubt: None,
             mood: None,
             rerun: None,
             asked_again: 0,
@@ -313,6 +319,8 @@ pub struct Loan {
     pub(super) visit: Option<Visit>,
     /// Turns that have been sent to their end.
     pub(super) turns: u32,
+    /// What is known of the open block's transaction, where its COMMIT is not to stay in doubt.
+    pub(super) block: outcome::Block,
 }
 
 impl Loan {
@@ -351,6 +359,7 @@ impl Loan {
             again: Again::default(),
             visit: None,
             turns: 0,
+            block: outcome::Block::default(),
         }
     }
 

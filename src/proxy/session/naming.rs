@@ -275,6 +275,14 @@ impl Session {
         Ok(Way::AsIs)
     }
 
+    /// What `look` finds in the text that a client's name stands for.
+    pub(super) fn known_text<T>(&self, name: &[u8], look: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        match self.statement(name) {
+            Use::Shared(statement) | Use::Unnamed(statement) => Some(look(statement.sql())),
+            Use::OnServer | Use::Missing => None,
+        }
+    }
+
     fn statement(&self, name: &[u8]) -> Use {
         if !name.is_empty() {
             return self.names.named(name).map_or(Use::Missing, |statement| Use::Shared(Arc::clone(statement)));
@@ -338,7 +346,7 @@ pub(super) fn refuse_query(
     Ok(Way::Replaced(total))
 }
 
-fn close_statements(server: &mut Server, made: &mut Growing, ids: &[u64]) -> Result<(), InCopy> {
+pub(super) fn close_statements(server: &mut Server, made: &mut Growing, ids: &[u64]) -> Result<(), InCopy> {
     for &id in ids {
         messages::close_statement(made, &Statement::name_of(id));
         server.pipeline.push(Owed::Close { id, reply: Reply::Swallow })?;
@@ -346,7 +354,7 @@ fn close_statements(server: &mut Server, made: &mut Growing, ids: &[u64]) -> Res
     Ok(())
 }
 
-fn parse_statement(made: &mut Growing, statement: &Statement) {
+pub(super) fn parse_statement(made: &mut Growing, statement: &Statement) {
     messages::message(made, b'P', |body| {
         messages::cstr(body, &statement.name);
         body.extend_from_slice(&statement.definition);

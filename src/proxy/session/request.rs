@@ -62,6 +62,7 @@ impl Loan {
             || self.copy_asked && !server.pipeline.quiet() && !server.pipeline.reads_copy()
             || self.turn_sent && server.pipeline.prefix_open()
             || self.prefix_failed
+            || self.block.asks
             || self.again == Again::Due
             || self.visit.as_ref().is_some_and(|visit| visit.over || visit.refused)
             || server.pipeline.len() >= OWED_MAX
@@ -269,6 +270,9 @@ impl Session {
     ) -> Result<Way, End> {
         let in_copy = |_: InCopy| End::Fault(ClientError::InCopy(tag));
         let renames = self.renames();
+        if self.resolves() {
+            self.note_sent(tag, body, total, loan, server);
+        }
         let pipeline = &mut server.pipeline;
         loan.acts |= matches!(tag, b'Q' | b'B' | b'E' | b'F'); // a portal lives up to the Sync
         match tag {
@@ -360,11 +364,13 @@ pub(super) fn may_commit(opening: Opening, sql: &[u8]) -> bool {
     match opening {
         Opening::Commit | Opening::PrepareTransaction => true,
         _ => has_several(sql),
+        _ => is_several(sql),
     }
 }
 
 /// Whether a text may be several statements.
 pub(super) fn has_several(sql: &[u8]) -> bool {
+pub(super) fn is_several(sql: &[u8]) -> bool {
     let text = split_cstr(sql).map_or(sql, |(text, _)| text);
     let text = text.trim_ascii_end();
     memchr::memchr(b';', text.strip_suffix(b";").unwrap_or(text)).is_some()

@@ -82,6 +82,10 @@ impl Session {
 
     /// One request: `Err` when the session is over.
     async fn serve_request(&mut self) -> Result<(), End> {
+        if let Some(in_doubt) = self.doubt.take() {
+            // seldom, and its own memory
+            Box::pin(self.resolve(*in_doubt)).await?;
+        }
         poll_fn(|cx| self.poll_request(cx)).await?;
         if let Some(error) = self.session_lost.take() {
             return Err(error.into());

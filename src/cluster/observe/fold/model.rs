@@ -52,6 +52,7 @@ impl Server {
             snapshot: Some(self.ended.0.to_string().into()),
             receiver: if standby { Receiver::Streaming } else { Receiver::Absent },
             server_version: None,
+            xids: Xids::default(),
         }
     }
 }

@@ -77,6 +77,7 @@ fn answer(role: Role, timeline: u32, lsn: u64) -> Answer {
         snapshot: None,
         receiver: if standby { Receiver::Streaming } else { Receiver::Absent },
         server_version: Some(150_004),
+        xids: Xids::default(),
     }
 }
 
