@@ -94,7 +94,7 @@ fn commit_on(mut client: Client, session: usize, over: &AtomicBool, ready: &mpsc
 /// Compares with what is there, and prints how many were told what. The counts of those that were told: done, lost, that nobody
 /// knows; of the first only those that were in doubt.
 fn judge(what: &str, tried: &Tried, node: &Node, tenant: &Tenant, howdah: &Howdah) -> [usize; 3] {
-    let rows = node.sql_in(&tenant.database, "SELECT session || ' ' || seq FROM doubts").unwrap();
+    let rows = node.sql_in(&tenant.name, "SELECT session || ' ' || seq FROM doubts").unwrap();
     let pair = |text: &&str| text.split_once(' ').map(|(one, other)| (one.parse().unwrap(), other.parse().unwrap()));
     let there: BTreeSet<(usize, u64)> = rows.column().iter().filter_map(pair).collect();
     assert_eq!(there.len(), rows.column().len());
@@ -157,7 +157,7 @@ fn after_a_promotion_by_somebody_else_every_outcome_that_is_told_is_true() {
         create_table(&howdah, &tenant);
         let committers = Committers::start(&howdah, &tenant);
         if let Some(sql) = frozen {
-            signal_all(old, &sql.replace("tenant%", &tenant.database), Signal::STOP);
+            signal_all(old, &sql.replace("tenant%", &tenant.name), Signal::STOP);
             std::thread::sleep(Duration::from_millis(300)); // what has been sent arrives
         }
         old.kill_all().unwrap();
@@ -211,7 +211,7 @@ fn after_a_restart_in_place_every_outcome_that_is_told_is_true() {
             node.kill_all().unwrap();
             node.start().unwrap();
         } else {
-            let one = format!("SELECT min(pid) FROM pg_stat_activity WHERE datname = '{}'", tenant.database);
+            let one = format!("SELECT min(pid) FROM pg_stat_activity WHERE datname = '{}'", tenant.name);
             signal_all(node, &one, Signal::KILL);
         }
         eventually("it serves", A_WHILE, || node.sql("SELECT 1").is_ok());

@@ -37,7 +37,7 @@ const STANDBY: &str = "\
 const PRIMARY: &str = "\
     SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(), \
         pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8), \
-        pg_catalog.txid_current_snapshot()::pg_catalog.text";
+        pg_catalog.txid_current_snapshot()::pg_catalog.text, \
         pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()), \
         (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint";
 
@@ -125,7 +125,7 @@ impl Questions {
             received_lsn: lsn(row, 0)?.map(|insert| self.layout.end_before(insert)),
             flushed_lsn: lsn(row, 1)?,
             snapshot: row.try_get::<_, Option<&str>>(3)?.map(Box::from),
-            xids: Xids { next: xid(row, 3)?, clock_us: row.try_get(4)?, ..self.xids },
+            xids: Xids { next: xid(row, 4)?, clock_us: row.try_get(5)?, ..self.xids },
             ..self.answer(Role::Primary)
         })
     }

@@ -9,7 +9,7 @@
 
 use super::Session;
 use super::lost::LostBlock;
-use super::request::has_several;
+use super::request::is_several;
 use crate::protocol::frame::{split_client, split_cstr};
 use crate::protocol::messages;
 use crate::proxy::error::ClientError;
@@ -45,7 +45,7 @@ impl Session {
     /// How long the request is if it is one statement without rows, from its Parse or Bind to its Sync; `answer` gets what comes in
     /// front of its CommandComplete.
     fn lone(&self, mut answer: impl FnMut(&[u8])) -> Option<usize> {
-        if has_several(self.first_text()?) {
+        if is_several(self.first_text()?) {
             return None;
         }
         let data = self.inbox.bytes();

@@ -363,13 +363,11 @@ impl Session {
 pub(super) fn may_commit(opening: Opening, sql: &[u8]) -> bool {
     match opening {
         Opening::Commit | Opening::PrepareTransaction => true,
-        _ => has_several(sql),
         _ => is_several(sql),
     }
 }
 
 /// Whether a text may be several statements.
-pub(super) fn has_several(sql: &[u8]) -> bool {
 pub(super) fn is_several(sql: &[u8]) -> bool {
     let text = split_cstr(sql).map_or(sql, |(text, _)| text);
     let text = text.trim_ascii_end();
