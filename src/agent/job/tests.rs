@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::agent::step::Act;
+use crate::agent::step::{Act, Work};
 use crate::config::Period;
+use crate::directive::JobState;
 use crate::topology::Epoch;
 
 const NAMES: [&str; 4] = ["first", "second", "third", "fourth"];
