@@ -7,14 +7,15 @@ mod bench;
 #[path = "agent_jobs/matrix.rs"]
 mod matrix;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use howdah::agent::postgres::{frozen, latch, rewinding};
+use howdah::agent::postgres::{frozen, latch, processes, rewinding};
+use howdah::config::Period;
 use howdah::directive::{Code, Directive};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use self::bench::Bench;
-use crate::support::{SOON, builder, eventually};
+use crate::support::{Node, SOON, builder, eventually};
 
 fn three() -> Bench {
     Bench::new(builder().prefix("howdah-jobs").standby("b").standby("c").start().unwrap())
@@ -108,6 +109,41 @@ fn a_fence_ends_a_postmaster_that_is_stopped_and_orphans_and_is_content_with_not
     assert!(!a.in_recovery().unwrap() && !latch::is_set(&a.data_directory()));
     bench.run("a", Directive::Restart { primary: false }).unwrap();
     assert!(!a.in_recovery().unwrap());
+}
+
+/// A process of a node that stands still from now on, by its title.
+fn freeze_process(node: &Node, title: &str) -> Pid {
+    let titled = |pid: &Pid| processes::title(*pid).contains(title);
+    let pid = node.processes().into_iter().find(titled).unwrap_or_else(|| panic!("no {title}"));
+    kill_process(pid, Signal::STOP).unwrap();
+    pid
+}
+
+#[test]
+fn a_standby_that_does_not_stop_is_ended_and_a_primary_is_waited_for() {
+    let bench = Bench::new(builder().prefix("howdah-jobs").standby("b").start().unwrap());
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    bench.cluster.wait_streaming(SOON).unwrap();
+    for name in ["a", "b"] {
+        bench.configure(name, |config| config.jobs.step_timeout = Period::from_millis(3_000));
+    }
+    freeze_process(b, "startup");
+    let found = bench.run("b", Directive::Rebuild { upstream: bench.upstream("a", "b") }).unwrap();
+    assert_eq!(found["stop"], "immediate");
+    bench.cluster.wait_streaming(SOON).unwrap();
+
+    // what stands still is all that keeps it from ending
+    let checkpointer = freeze_process(a, "checkpointer");
+    let postmaster = a.postmaster_pid().unwrap();
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(5));
+        let lives = kill_process(postmaster, Signal::CONT).is_ok();
+        kill_process(checkpointer, Signal::CONT).unwrap();
+        lives
+    });
+    let found = bench.run("a", Directive::Restart { primary: true }).unwrap();
+    assert!(later.join().unwrap(), "it was ended");
+    assert!(!found.contains_key("stop"), "{found:?}");
 }
 
 #[test]

@@ -87,6 +87,9 @@ async fn is_writable(config: &AgentConfig) -> bool {
 }
 
 /// Stops it, if it runs. Undone: it runs again, if it did.
+///
+/// A standby that has not obeyed in half of a step's time (its startup process hangs) is ended: it has no commits of its own, and
+/// replays again what it had. A primary's stop is waited for.
 pub struct Stop;
 
 impl Step for Stop {
@@ -99,7 +102,21 @@ impl Step for Stop {
     }
 
     fn apply<'a>(&'a self, work: &'a Work) -> Act<'a, ()> {
-        Box::pin(async move { server::stop_fast(&work.config).await })
+        Box::pin(async move {
+            let config = &work.config;
+            if !is_standby(config).await? {
+                return server::stop_fast(config).await;
+            }
+            let patience = config.jobs.step_timeout.get() / 2;
+            match time::timeout(patience, server::stop_fast(config)).await {
+                Ok(stopped) => stopped,
+                Err(_) => {
+                    work.notes.say(format!("it has not stopped within {patience:?}: its processes are ended"));
+                    work.notes.find("stop", "immediate".to_owned());
+                    server::stop_immediate(config).await
+                }
+            }
+        })
     }
 
     fn undo<'a>(&'a self, work: &'a Work, before: &'a Value) -> Act<'a, ()> {
@@ -118,6 +135,15 @@ impl Step for Stop {
             }
         })
     }
+}
+
+/// Whether what runs cannot be a primary: it is latched, and was before it started.
+async fn is_standby(config: &AgentConfig) -> Result<bool, Failure> {
+    if !latch::is_set(&config.data_directory) {
+        return Ok(false);
+    }
+    let control = ControlFile::read(&Programs::find(config)?, &config.data_directory).await?;
+    Ok(matches!(control.state, State::InArchiveRecovery | State::ShutDownInRecovery))
 }
 
 /// Starts it, if it does not run. Undone: it does not, if it did not.
