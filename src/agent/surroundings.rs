@@ -85,7 +85,8 @@ pub fn find(config: &mut AgentConfig) -> Result<(), SurroundingsError> {
     same_pid_namespace(&config.data_directory)?;
     make_state_directory(&config.state_directory)?;
     config.found.programs = programs(config)?;
-    config.found.unit = unit(config)?;
+    // sd_booted(3)
+    config.found.unit = unit(config, Path::new("/run/systemd/system").is_dir(), has_unit)?;
     Ok(())
 }
 
@@ -187,14 +188,17 @@ fn major_in(said: &str) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The unit that runs PostgreSQL, where systemd runs and has one.
-fn unit(config: &AgentConfig) -> Result<Option<String>, SurroundingsError> {
-    let systemd = Path::new("/run/systemd/system").is_dir(); // sd_booted(3)
+/// The unit that runs PostgreSQL, where systemd has one. It is only asked without being told to where the machine was `booted` with it.
+fn unit(
+    config: &AgentConfig,
+    booted: bool,
+    has_unit: impl Fn(&str) -> bool,
+) -> Result<Option<String>, SurroundingsError> {
     match config.service.as_str() {
         "none" => Ok(None),
-        "auto" if !systemd => Ok(None),
+        "auto" if !booted => Ok(None),
         "auto" => Ok(candidates(config.found.major, &config.data_directory).into_iter().find(|unit| has_unit(unit))),
-        given if systemd && has_unit(given) => Ok(Some(given.to_owned())),
+        given if has_unit(given) => Ok(Some(given.to_owned())),
         given => Err(SurroundingsError::NoUnit(given.to_owned())),
     }
 }
@@ -235,6 +239,36 @@ mod tests {
         assert_eq!(candidates(15, Path::new("/var/lib/postgresql/15/main")), ["postgresql@15-main"]);
         assert_eq!(candidates(15, Path::new("/var/lib/pgsql/15/data")), ["postgresql-15", "postgresql"]);
         assert_eq!(candidates(15, Path::new("/tmp/demo/a/data")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_unit_is_the_first_that_systemd_has() {
+        let config = |service: &str, data: &str| {
+            let text = format!(
+                "cluster = 'main'\nnode = 'a'\ndata_directory = '{data}'\nstate_directory = '/s'\nservice = '{service}'\n\
+                 [listen]\n[replication]\nuser = 'r'\n"
+            );
+            let mut config: AgentConfig = toml::from_str(&text).unwrap();
+            config.found.major = 15;
+            config
+        };
+        let found = |service: &str, data: &str, booted: bool, has: &[&str]| {
+            unit(&config(service, data), booted, |unit| has.contains(&unit)).map_err(|error| error.to_string())
+        };
+        let (debian, red_hat) = ("/var/lib/postgresql/15/main", "/var/lib/pgsql/15/data");
+        let some = |unit: &str| Ok(Some(unit.to_owned()));
+        assert_eq!(found("auto", debian, true, &["postgresql@15-main", "postgresql"]), some("postgresql@15-main"));
+        assert_eq!(
+            found("auto", debian, true, &["postgresql"]),
+            Ok(None),
+            "Debian's of all clusters starts none of them"
+        );
+        assert_eq!(found("auto", red_hat, true, &["postgresql-15", "postgresql"]), some("postgresql-15"));
+        assert_eq!(found("auto", red_hat, true, &["postgresql"]), some("postgresql"));
+        assert_eq!(found("auto", red_hat, false, &["postgresql"]), Ok(None));
+        assert_eq!(found("none", debian, true, &["postgresql@15-main"]), Ok(None));
+        assert_eq!(found("mine", "/data", true, &["mine"]), some("mine"));
+        assert!(found("mine", "/data", true, &[]).unwrap_err().contains("\"mine\""));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Extras {
     pub environment: BTreeMap<String, String>,
     /// Where it finds PostgreSQL's programs, if not where they are.
     pub programs: Option<PathBuf>,
+    /// The unit of systemd's that runs PostgreSQL, if any.
+    pub unit: Option<String>,
 }
 
 /// The agent of one node. Dropping it kills it, and leaves PostgreSQL alone.
@@ -281,6 +283,7 @@ pub fn configuration(node: &Node, cluster: &str, extras: &Extras) -> String {
     let (name, data, state) = (node.name(), node.data_directory(), node.directory().join("agent"));
     let (extra, user) = (&extras.toml, node.superuser());
     let programs = extras.programs.as_deref().unwrap_or(node.binaries().directory());
+    let unit = extras.unit.as_deref().unwrap_or("none");
     format!(
         "# written by howdah; it goes away with the cluster
 cluster = \"{cluster}\"
@@ -288,7 +291,7 @@ node = \"{name}\"
 data_directory = \"{}\"
 state_directory = \"{}\"
 bin_directory = \"{}\"
-service = \"none\"
+service = \"{unit}\"
 
 [listen]
 unix = \"{}\"

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use howdah::demo::agent::{Agent, configuration, enterable};
+use howdah::demo::agent::{Agent, Extras, configuration, enterable};
 use howdah::demo::process::Process;
 use howdah::directive::{
     Accepting, AgentEvent, AgentStatus, Code, Directive, Failure, Job, JobState, ORDER_BYTES_MAX, Order,
@@ -35,7 +35,12 @@ pub(crate) struct Pair {
 impl Pair {
     #[track_caller]
     pub(crate) fn beside(cluster: Cluster, node: &str) -> Self {
-        let agent = Agent::start(cluster.find(node).unwrap(), "main", binary(), "").unwrap();
+        Self::beside_with(cluster, node, Extras::default())
+    }
+
+    #[track_caller]
+    pub(crate) fn beside_with(cluster: Cluster, node: &str, extras: Extras) -> Self {
+        let agent = Agent::start_with(cluster.find(node).unwrap(), "main", binary(), extras).unwrap();
         agent.wait_ready().unwrap();
         Self { agent, cluster }
     }
@@ -85,6 +90,14 @@ impl Pair {
     fn refused(&self, order: &Order) -> (u16, Failure) {
         let (status, body) = self.post(order);
         (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status} {body}")))
+    }
+
+    #[track_caller]
+    pub(crate) fn failed(&self, order: &Order) -> Job {
+        self.take(order);
+        let job = self.ended(&order.id);
+        assert_eq!(job.state, JobState::Failed, "{job:#?}\n{}", self.agent.log_tail(30));
+        job
     }
 
     #[track_caller]

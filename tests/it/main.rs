@@ -64,6 +64,7 @@ mod standbys;
 mod starving;
 mod statements;
 mod statistics;
+mod systemd;
 mod timeouts;
 mod tls;
 mod versions;

@@ -120,6 +120,7 @@ impl Plan {
                     toml: self.agents.clone(),
                     environment: self.environment.clone(),
                     programs: self.programs.clone(),
+                    unit: None,
                 };
                 Agent::start_with(node, "main", &program, extras).unwrap_or_else(|error| panic!("{error}"))
             })

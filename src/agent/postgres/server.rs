@@ -35,6 +35,8 @@ pub const SWEEP: Duration = Duration::from_secs(30);
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// And to the rest, which is as good as gone when there is no archiver.
 const LAST_LOOK: Duration = Duration::from_millis(200);
+/// For a question to systemd.
+const RESET: Duration = Duration::from_secs(2);
 /// At this size the log of starts begins anew; one old one is kept.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -72,9 +74,9 @@ async fn launch(config: &AgentConfig) -> Result<(), Failure> {
     forget_zombie(data_directory)?;
     let programs = Programs::find(config)?;
     if let Some(unit) = &config.found.unit {
-        let mut systemctl = Command::new("systemctl");
-        systemctl.args(["--no-block", "start", unit]);
-        return programs.run(systemctl, None, |_| ()).await.map(drop);
+        // systemd does not start what was started several times within a moment, or has failed so often
+        let _ = programs.run(systemctl(&["reset-failed", unit]), Some(RESET), |_| ()).await;
+        return programs.run(systemctl(&["--no-block", "start", unit]), None, |_| ()).await.map(drop);
     }
     let log = log_path(config);
     make_log(&log)?;
@@ -84,6 +86,19 @@ async fn launch(config: &AgentConfig) -> Result<(), Failure> {
         command.arg("-o").arg(options);
     }
     programs.run(command, None, |_| ()).await.map(drop)
+}
+
+fn systemctl(arguments: &[&str]) -> Command {
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(arguments);
+    systemctl
+}
+
+/// Whether systemd has given the unit up.
+async fn has_failed(config: &AgentConfig, unit: &str) -> bool {
+    let Ok(programs) = Programs::find(config) else { return false };
+    // it says yes by its exit status
+    matches!(programs.run_to_end(systemctl(&["is-failed", "--quiet", unit]), Some(RESET), |_| ()).await, Ok(Ok(_)))
 }
 
 /// PostgreSQL takes a postmaster that has died and was not reaped (a process 1 that does not, in a container) for one that lives, and
@@ -117,9 +132,15 @@ async fn wait_accepting(config: &AgentConfig) -> Result<(), Failure> {
         }
         // pg_ctl returns when it has forked, before there is a postmaster.pid; systemctl before that
         missing = if processes::postmaster(&config.data_directory)?.is_some() { 0 } else { missing + 1 };
-        let patience = if config.found.unit.is_some() { 2_000 } else { 100 };
-        if missing > patience && processes::all(&config.data_directory)?.is_empty() {
-            let words = log_tail(&log_path(config), log_from);
+        let given_up = match &config.found.unit {
+            Some(unit) => missing > 2_000 || missing > 0 && missing % 100 == 0 && has_failed(config, unit).await,
+            None => missing > 100,
+        };
+        if given_up && processes::all(&config.data_directory)?.is_empty() {
+            let words = match &config.found.unit {
+                Some(unit) => format!("systemd has not brought up unit \"{unit}\": see journalctl -u {unit}"),
+                None => log_tail(&log_path(config), log_from),
+            };
             return Err(Failure::new(Code::Program, format!("PostgreSQL has not started: {words}")));
         }
         time::sleep(PAUSE).await;
