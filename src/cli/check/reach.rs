@@ -1,10 +1,11 @@
 //! Nodes and agents, asked as the daemon would ask them: do they answer, may the monitor's user see what it must, are they what the
 //! file says they are.
 //!
-//! All at the same time, each within the monitor's timeout. Nothing is written anywhere. Not here: what the daemon makes of it later
+//! All at the same time, each within the monitor's timeout or a few seconds. Nothing is written anywhere. Not here: what the daemon makes of it later
 //! (`cluster/observe`, `catalog`).
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
@@ -24,6 +25,8 @@ use crate::topology::NodeName;
 const APPLICATION_NAME: &str = "howdah check";
 /// The major versions of PostgreSQL that are supported in full.
 const MAJORS: std::ops::RangeInclusive<u32> = 13..=18;
+/// The least patience with a node: whoever runs this would rather know that it is slow than that it is silent.
+const PATIENCE_MIN: Duration = Duration::from_secs(5);
 /// Before it nothing is promised.
 const MAJOR_MIN: u32 = 10;
 
@@ -143,10 +146,14 @@ const UNREACHED: &str = "see that PostgreSQL runs there and listens on that addr
 async fn standing(about: &str, table: &str, node: &WatchedNode, monitor: &Monitor) -> (Vec<Finding>, Option<Facts>) {
     let address = node.address();
     let user = &monitor.user;
+    let limit = monitor.timeout;
+    let monitor = &Monitor { timeout: limit.max(PATIENCE_MIN), ..monitor.clone() };
+    let began = Instant::now();
     let connection = match ControlConnection::open(node, monitor, APPLICATION_NAME).await {
         Ok(connection) => connection,
         Err(error) => return (vec![refused(about, table, &address, monitor, &error)], None),
     };
+    let took = began.elapsed();
     let asked = async {
         let rows = connection.rows(STANDING).await?;
         let text = |column: usize| {
@@ -164,6 +171,13 @@ async fn standing(about: &str, table: &str, node: &WatchedNode, monitor: &Monito
     let is_primary = in_recovery == "f";
     let role = if is_primary { "the primary" } else { "a standby" };
     let mut found = vec![Finding::ok(about, format!("PostgreSQL {version} at {address}, {role}"))];
+    if took > limit {
+        let text =
+            format!("it has let the monitor in after {} ms, and timeout is {} ms", took.as_millis(), limit.as_millis());
+        let advice =
+            format!("howdah takes such a node for silent: write a longer timeout in {table}, or see why it is slow");
+        found.push(Finding::new(Level::Warning, about, text, advice));
+    }
     let major = number.parse::<u32>().map_or(0, |number| number / 10_000);
     if major < MAJOR_MIN {
         let text = format!("PostgreSQL {version} is not supported");
