@@ -211,15 +211,53 @@ fn no_file_has_a_name_that_says_nothing() {
     }
 }
 
+/// The texts in the `#[error(…)]` attributes of a source, up to the first thing that is put into each.
+fn error_texts(source: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    for attribute in source.split("#[error(").skip(1) {
+        let attribute = attribute.split(")]\n").next().unwrap_or_default();
+        let mut rest = attribute;
+        while let Some((_, inside)) = rest.split_once('"') {
+            let mut text = String::new();
+            let mut chars = inside.char_indices();
+            let end = loop {
+                match chars.next() {
+                    Some((_, '\\')) => text.extend(chars.next().map(|(_, escaped)| escaped)),
+                    Some((at, '"')) => break at + 1,
+                    Some((_, char)) => text.push(char),
+                    None => break inside.len(),
+                }
+            };
+            rest = inside.get(end..).unwrap_or_default();
+            texts.push(text.split('{').next().unwrap_or_default().trim_end().to_owned());
+        }
+    }
+    texts.retain(|text| !text.is_empty());
+    texts
+}
+
 #[test]
 fn every_error_of_ours_is_documented() {
     let documented = fs::read_to_string(in_tree("docs/errors.md")).unwrap();
-    let source = fs::read_to_string(in_tree("src/proxy/error.rs")).unwrap();
-    let texts = source.lines().filter_map(|line| line.trim().strip_prefix("#[error(\"")?.strip_suffix("\")]"));
-    let texts: Vec<&str> = texts.filter(|text| !text.starts_with('{')).collect();
-    assert!(texts.len() > 20, "{texts:?}");
-    for text in texts {
-        let begins = text.split('{').next().unwrap().replace("\\\"", "\"");
-        assert!(documented.contains(begins.trim_end()), "docs/errors.md does not explain \"{begins}\"");
+    let console = documented.find("## At the console").unwrap();
+    let (elsewhere, at_console) = documented.split_at(console);
+    for (path, section, least) in [
+        ("src/proxy/error.rs", elsewhere, 50),
+        ("src/console/refusal.rs", at_console, 25),
+        ("src/proxy/orders/mod.rs", at_console, 9),
+    ] {
+        let texts = error_texts(&fs::read_to_string(in_tree(path)).unwrap());
+        assert!(texts.len() >= least, "{path}: {texts:?}");
+        for text in texts {
+            let explains = |line: &str| line.starts_with('|') && line.contains(&text);
+            assert!(section.lines().any(explains), "docs/errors.md does not explain \"{text}\" of {path}");
+        }
     }
+}
+
+#[test]
+fn every_text_of_an_error_is_found() {
+    let source = "#[error(\"plain\")]\n A,\n#[error(\"no \\\"{0}\\\" here\")]\n#[error(\"{}\", cut(format!(\"inner {}\", .0)))]\n\
+                  #[error(transparent)]\n#[error(\"{0}\")]\n";
+    assert_eq!(error_texts(source), ["plain", "no \"", "inner"]);
 }

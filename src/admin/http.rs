@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use super::access::{self, Access, Gate, Reach};
 use super::control::Control;
-pub use super::listen::{HttpAddress, HttpError, HttpListener};
+pub use super::listen::{Going, HttpAddress, HttpError, HttpListener};
 pub use super::metrics::{ClientStates, DaemonFacts, Named};
 use super::refusal::Refusal;
 use super::route::{self, Explain};

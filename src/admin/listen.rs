@@ -5,12 +5,12 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
 use tokio::sync::watch;
 
 use super::access::Reach;
@@ -18,6 +18,8 @@ use super::http::{Sources, routes};
 
 /// Who may use the socket besides its owner: whoever is in its group.
 const SOCKET_MODE: u32 = 0o660;
+/// Connections the kernel may hold for us.
+const BACKLOG: u32 = 1_024;
 
 /// Where the API listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,8 +97,17 @@ impl HttpListener {
     /// # Errors
     /// [`HttpError`] when somebody else listens there, or the system refuses.
     pub async fn bind(address: HttpAddress) -> Result<Self, HttpError> {
+        Self::bind_beside(address, None).await
+    }
+
+    /// The same while another of ours listens, which is about to go: one for every interface and one for a single one at the same
+    /// port stand beside each other for that time.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn bind_beside(address: HttpAddress, going: Option<&Going>) -> Result<Self, HttpError> {
         match &address {
-            HttpAddress::Tcp(text) => match TcpListener::bind(text).await {
+            HttpAddress::Tcp(text) => match listen_tcp(text, going).await {
                 Ok(socket) => {
                     // with port 0 the system has chosen one
                     let address = socket.local_addr().map_or(address, |local| HttpAddress::Tcp(local.to_string()));
@@ -124,6 +135,15 @@ impl HttpListener {
     #[must_use]
     pub fn address(&self) -> &HttpAddress {
         &self.address
+    }
+
+    /// What lets another be bound beside it later, while it serves; `None` where that needs nothing.
+    #[must_use]
+    pub fn going(&self) -> Option<Going> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket2::SockRef::from(socket).try_clone().ok().map(Going),
+            Socket::Unix(_) => None,
+        }
     }
 
     fn reach(&self) -> Reach {
@@ -164,6 +184,41 @@ impl HttpListener {
         }
         served.map_err(HttpError::Serve)
     }
+}
+
+/// A second hold on a socket that listens. As long as there is one it stays open.
+#[derive(Debug)]
+pub struct Going(socket2::Socket);
+
+impl Going {
+    /// Whether others of ours may listen there too.
+    fn make_room(&self, room: bool) {
+        let _ = self.0.set_reuse_port(room); // then the new one cannot be bound, and says so
+    }
+}
+
+async fn listen_tcp(text: &str, going: Option<&Going>) -> io::Result<TcpListener> {
+    let addresses = lookup_host(text).await?;
+    let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    going.inspect(|going| going.make_room(true));
+    for address in addresses {
+        outcome = listen_at(address, going.is_some());
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    going.inspect(|going| going.make_room(false));
+    outcome
+}
+
+fn listen_at(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(beside)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
+    socket2::SockRef::from(&listener).set_reuse_port(false)?; // or anybody could listen there too
+    Ok(listener)
 }
 
 /// Removes the socket file of a process that is gone.

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::catalog::{HiddenCatalog, Verifiers};
 use crate::cluster::coordinator::ManagedCluster;
@@ -58,6 +59,7 @@ impl Daemon {
             sd_notify::NotifyState::monotonic_usec_now().map(|now| [sd_notify::NotifyState::Reloading, now]);
         let _ = reloading.and_then(|reloading| sd_notify::notify(&reloading)); // Type=notify-reload wants the time as well
         let config = self.path.display().to_string();
+        let begun = Instant::now();
         let outcome = match self.prepare(change).await {
             Ok(prepared) => {
                 let said = self.take_over(prepared).await;
@@ -70,12 +72,12 @@ impl Daemon {
                 for warning in &said.warnings {
                     tracing::warn!("{warning}");
                 }
-                self.shared.incidents.reloaded(true);
+                self.shared.incidents.reloaded(true, begun.elapsed());
                 tracing::info!(config, by, "reloaded");
                 Ok(said)
             }
             Err(problems) => {
-                self.shared.incidents.reloaded(false);
+                self.shared.incidents.reloaded(false, begun.elapsed());
                 tracing::error!(config, by, "reload refused, nothing has changed:\n{problems:#}");
                 Err(NotReloaded::Problems(problems))
             }

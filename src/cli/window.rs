@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::admin::http::{HttpAddress, HttpListener, Sources};
+use crate::admin::http::{Going, HttpAddress, HttpListener, Sources};
 use crate::config::{self, Config, Problems};
 
 /// Where the API is served, if anywhere.
@@ -13,6 +13,7 @@ pub(super) struct Window {
     sources: Arc<dyn Fn() -> Sources>,
     address: config::HttpAddress,
     stop: Option<oneshot::Sender<()>>,
+    going: Option<Going>,
 }
 
 /// What a reload will make of it.
@@ -26,7 +27,7 @@ pub(super) enum Next {
 impl Window {
     /// Serves at the configured address.
     pub(super) async fn open(config: &Config, sources: Arc<dyn Fn() -> Sources>) -> anyhow::Result<Self> {
-        let mut window = Self { sources, address: config.http.address.clone(), stop: None };
+        let mut window = Self { sources, address: config.http.address.clone(), stop: None, going: None };
         if let Some(address) = address(&config.http.address) {
             window.serve(HttpListener::bind(address).await?);
         }
@@ -35,6 +36,7 @@ impl Window {
 
     fn serve(&mut self, listener: HttpListener) {
         tracing::info!(address = %listener.address(), "http listening");
+        self.going = listener.going();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = listener.serve((self.sources)(), async {
             let _ = stopped.await;
@@ -57,7 +59,7 @@ impl Window {
         }
         let listener = match address(&config.http.address) {
             None => None,
-            Some(address) => Some(HttpListener::bind(address).await.map_err(|error| {
+            Some(address) => Some(HttpListener::bind_beside(address, self.going.as_ref()).await.map_err(|error| {
                 let advice = "write another address, or see who listens there";
                 config.written.problem("http.address", error.to_string(), advice)
             })?),
@@ -77,6 +79,7 @@ impl Window {
 
     /// Nobody comes in any more; who has asked is answered.
     pub(super) fn close(&mut self) {
+        self.going = None;
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(()); // it has ended by itself
         }

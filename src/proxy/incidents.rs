@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -32,6 +32,8 @@ pub struct Reloads {
     pub last_refused: bool,
     /// When the last one was, in seconds since 1970; 0 when there was none.
     pub last_at: u64,
+    /// How long it took.
+    pub last_took: Duration,
 }
 
 impl Incidents {
@@ -65,12 +67,12 @@ impl Incidents {
     }
 
     /// A reload has ended.
-    pub fn reloaded(&self, applied: bool) {
+    pub fn reloaded(&self, applied: bool, last_took: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut reloads = self.reloads.lock();
         let Reloads { applied: done, refused, .. } = *reloads;
         let (done, refused) = if applied { (done + 1, refused) } else { (done, refused + 1) };
-        *reloads = Reloads { applied: done, refused, last_refused: !applied, last_at: now };
+        *reloads = Reloads { applied: done, refused, last_refused: !applied, last_at: now, last_took };
     }
 
     /// How reloads have ended.

@@ -441,9 +441,14 @@ impl Session {
                     Ok(false) // the client is told in front of ReadyForQuery
                 }
                 b'A' => Ok(self.is_session_mode() || loan.listens()),
+                b'c' => {
+                    server.runs.copied();
+                    Ok(true)
+                }
                 b'C' => {
-                    self.count_command(b'C', server);
                     let tag = incoming.lent.get(at + HEADER_LEN..at + here).unwrap_or_default();
+                    server.runs.tagged(tag);
+                    self.count_command(b'C', server);
                     self.note_command(loan, server, tag);
                     if self.resolves() {
                         loan.block.completed(tag);

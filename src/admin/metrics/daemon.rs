@@ -56,6 +56,7 @@ pub(super) fn gather(page: &mut Page, sources: &Sources) {
     page.gauge("howdah_prepared_statements", &[], facts.prepared);
     page.flag("howdah_config_reload_success", &[], !facts.reloads.last_refused);
     page.gauge("howdah_config_reload_timestamp_seconds", &[], facts.reloads.last_at);
+    page.level("howdah_config_reload_duration_seconds", &[], facts.reloads.last_took.as_secs_f64());
     for (outcome, count) in [("applied", facts.reloads.applied), ("refused", facts.reloads.refused)] {
         page.counter("howdah_config_reloads_total", &[("outcome", outcome)], count);
     }

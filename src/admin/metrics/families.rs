@@ -77,6 +77,7 @@ pub const FAMILIES: &[(&str, &[Family])] = &[
                 NONE,
                 "When the last reload was, in seconds since 1970; 0 when there was none.",
             ),
+            gauge("howdah_config_reload_duration_seconds", NONE, "How long the last reload took, applied or refused."),
             counter("howdah_config_reloads_total", &["outcome"], "Reloads: applied, refused."),
             counter("howdah_panics_total", NONE, "Sessions that have panicked: each is a defect to report."),
             counter("process_cpu_seconds_total", NONE, "CPU time of the process, user and system."),

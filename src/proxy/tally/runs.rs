@@ -55,6 +55,8 @@ pub struct Runs {
     /// Rows since the last request's end; and since the last statement's.
     rows: u64,
     statement_rows: u64,
+    /// A COPY to the client has ended: its tag will say of how many rows.
+    copied: bool,
     /// What the unnamed portal would run.
     bound: Option<Arc<Followed>>,
     portals: Vec<(Box<[u8]>, Option<Arc<Followed>>)>,
@@ -80,7 +82,7 @@ impl Runs {
     /// What was asked will not be answered, or is asked again.
     pub fn forget(&mut self) {
         self.asked.clear();
-        (self.rows, self.statement_rows) = (0, 0);
+        (self.rows, self.statement_rows, self.copied) = (0, 0, false);
     }
 
     /// A statement is bound.
@@ -140,6 +142,22 @@ impl Runs {
     pub const fn row(&mut self) {
         self.rows += 1;
         self.statement_rows += 1;
+    }
+
+    /// All rows of a COPY to the client have come. They are not looked at one by one.
+    pub const fn copied(&mut self) {
+        self.copied = true;
+    }
+
+    /// A command's tag has come, such as `COPY 5`.
+    pub fn tagged(&mut self, tag: &[u8]) {
+        if std::mem::take(&mut self.copied) {
+            let count = tag.strip_prefix(b"COPY ").unwrap_or_default();
+            let digits = count.iter().map_while(|byte| char::from(*byte).to_digit(10));
+            let rows = digits.fold(0_u64, |rows, digit| rows.saturating_mul(10).saturating_add(digit.into()));
+            self.rows = self.rows.saturating_add(rows);
+            self.statement_rows = self.statement_rows.saturating_add(rows);
+        }
     }
 
     /// A command has come to its end, or with `suspended` has paused.
@@ -275,6 +293,20 @@ mod tests {
         stage.runs.completed(false, || 140);
         stage.runs.answered(140, true);
         assert_eq!([1, 2, 3, 4].map(|n| stage.counted(n)), [(1, 0, 0, 10), (1, 1, 0, 10), (0, 0, 0, 0), (1, 0, 0, 20)]);
+    }
+
+    #[test]
+    fn the_rows_of_a_copy_to_the_client_are_its_tags_and_what_a_client_copies_in_is_none() {
+        let mut stage = Stage::new();
+        stage.runs.query(stage.statement(1), 100, 0);
+        stage.runs.copied();
+        stage.runs.tagged(b"COPY 1205\0");
+        stage.runs.completed(false, || panic!("a simple query ends with its request"));
+        assert_eq!(stage.runs.answered(110, true).rows, 1_205);
+        stage.runs.query(stage.statement(2), 120, 0);
+        stage.runs.tagged(b"COPY 7\0");
+        assert_eq!(stage.runs.answered(130, true).rows, 0);
+        assert_eq!([1, 2].map(|n| stage.counted(n).2), [1_205, 0]);
     }
 
     #[test]
