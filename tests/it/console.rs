@@ -1,12 +1,15 @@
 //! The console answers as PgBouncer's does, to whom it may, in both protocols; what it shows is true.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::Path;
+use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use crate::drivers;
 use crate::support::wire::{self, Client, Message};
-use crate::support::{Howdah, SOON, Tenant, eventually, shared};
+use crate::support::{Howdah, SOON, Tenant, eventually, rss_bytes, shared};
 
 /// Who may do everything, and who may look.
 pub const ADMIN: &str = "[admin]\nusers = [\"boss\"]\nstats_users = [\"watcher\"]\n\n\
@@ -215,6 +218,17 @@ fn what_is_shown_is_what_postgresql_says() {
         ("127.0.0.1".into(), howdah.port().into())
     );
 
+    // what has come by a socket and not gone on
+    let sockets = show(&mut boss, "SHOW SOCKETS");
+    let positions = |row: &BTreeMap<String, Option<String>>| {
+        ["recv_pos", "pkt_pos", "pkt_remain", "send_pos", "send_remain", "pkt_avail", "send_avail"]
+            .map(|at| number(row, at))
+    };
+    let socket = |name: &str| positions(sockets.iter().find(|row| cell(row, "application_name") == name).unwrap());
+    let held = i64::try_from(wire::query("SELECT 3").len()).unwrap();
+    assert_eq!((socket("three"), socket("idle")), ([held, 0, 0, 0, 0, held, 0], [0; 7]));
+    assert!(sockets.iter().filter(|row| cell(row, "state") == "sv_active").all(|row| positions(row) == [0; 7]));
+
     let database = of(&mut boss, "SHOW DATABASES", "name", &tenant.name);
     assert_eq!((number(&database, "current_connections"), number(&database, "current_client_connections")), (2, 4));
     assert_eq!((number(&database, "pool_size"), number(&database, "paused")), (2, 0));
@@ -376,6 +390,73 @@ fn the_exporter_and_datadogs_check_read_it_without_a_warning() {
 }
 
 #[test]
+fn a_console_that_does_not_read_its_answers_costs_little_and_can_be_disconnected() {
+    let howdah = Howdah::shared(ADMIN);
+    let (mut boss, mut deaf) = (console(&howdah, "boss", "pgbouncer"), console(&howdah, "watcher", "howdah"));
+    show(&mut boss, "SHOW CONFIG");
+    let before = rss_bytes(howdah.pid());
+    // as many as it takes in at once: some 40 MB of answers
+    deaf.send(&wire::query("SHOW CONFIG").repeat(3_000));
+    thread::sleep(Duration::from_millis(500));
+    show(&mut boss, "SHOW CLIENTS");
+    let grown = rss_bytes(howdah.pid()).saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes");
+    let watcher = |boss: &mut Client| {
+        let mut clients = show(boss, "SHOW CLIENTS");
+        clients.retain(|row| cell(row, "database") == "howdah");
+        clients.first().map(|row| cell(row, "id"))
+    };
+    let id = watcher(&mut boss).unwrap();
+    assert_eq!(boss.query_short(&format!("KILL_CLIENT {id}")), ["C:KILL_CLIENT", "Z:I"]);
+    eventually("it is gone", SOON, || watcher(&mut boss).is_none());
+
+    // what portals keep is bounded too, and so are texts
+    let mut many = Vec::new();
+    for portal in 0..1_001 {
+        many.extend(wire::parse("", "SHOW STATE", &[]));
+        many.extend(wire::bind(&format!("p{portal}"), "", &[]));
+        many.extend(wire::execute(&format!("p{portal}"), 1));
+    }
+    many.extend(wire::sync());
+    let mut keeps = console(&howdah, "watcher", "howdah");
+    thread::scope(|scope| {
+        let mut reader = scope.spawn(|| {
+            keeps.send(&many);
+            wire::short(&keeps.read_until_ready())
+        });
+        let _ = &mut reader;
+        let said = reader.join().unwrap();
+        assert_eq!(said.last_chunk::<2>().unwrap(), &["E:54000".to_owned(), "Z:I".to_owned()]);
+        assert_eq!(said.iter().filter(|short| *short == "s").count(), 1_000);
+    });
+    for (bytes, code) in [
+        (wire::tagged(b'Q', b"DISABLE \"\xff\"\0"), "22021"),
+        ([wire::tagged(b'P', b"s\0SHOW \xfe\0\0\0"), wire::execute("", 0), wire::sync()].concat(), "22021"),
+        (wire::query(&format!("SHOW \"{}\"", "x".repeat(60_000))), "54000"),
+        (wire::query(&"x".repeat(60_000)), "54000"),
+    ] {
+        boss.send(&bytes);
+        assert_eq!(wire::short(&boss.read_until_ready()), [format!("E:{code}"), "Z:I".to_owned()]);
+    }
+    boss.send(&wire::query("SHOW STATE").repeat(2_000));
+    (0..2_000).for_each(|_| assert_eq!(boss.read_until_ready().len(), 6));
+}
+
+#[test]
+fn names_of_nodes_are_shown_with_their_addresses() {
+    let (port, http) = (demo_port(), demo_port());
+    let node = shared().primary();
+    let toml = crate::support::config(shared().nodes(), port, http, ADMIN);
+    let toml = toml.replace(&format!("host = \"{}\"", node.host()), "host = \"localhost\"");
+    let howdah = Howdah::start(&toml, port, http);
+    let mut boss = console(&howdah, "boss", "pgbouncer");
+    let known = of(&mut boss, "SHOW DNS_HOSTS", "hostname", "localhost");
+    assert!(cell(&known, "addrs").split(',').any(|address| address == "127.0.0.1:0"), "{known:?}");
+    assert!((0..=15).contains(&number(&known, "ttl")), "{known:?}");
+    assert_eq!(cell(&of(&mut boss, "SHOW LISTS", "list", "dns_names"), "items"), "1");
+}
+
+#[test]
 fn psql_its_completion_and_drivers_probe_the_console_and_stay_connected() {
     let howdah = Howdah::shared(ADMIN);
     for database in ["pgbouncer", "howdah"] {
@@ -393,6 +474,14 @@ fn psql_its_completion_and_drivers_probe_the_console_and_stay_connected() {
         let (out, error) = psql(&["\\l", "\\d", "\\dt", "\\du", "SHOW VERSION"]);
         assert_eq!(out, "PgBouncer 1.25.2 (howdah 0.1.0)\n", "{error}");
         assert!(error.contains("invalid command"), "{error}");
+        let mut typed = shared().primary().command("psql");
+        typed.args(["-X", "-A", "-t", "-d", &url]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut typed = typed.spawn().unwrap();
+        let text = "SHOW STATE \\gdesc\nSHOW VERSION \\gset\n\\echo :version\nSHOW STATE \\crosstabview\nSELECT 1;\nSHOW timezone;\n";
+        typed.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let typed = typed.wait_with_output().unwrap();
+        let out = String::from_utf8_lossy(&typed.stdout).into_owned();
+        assert!(out.contains("PgBouncer 1.25.2 (howdah 0.1.0)\n") && out.ends_with("GMT\n"), "{typed:?}");
         let (out, _) = psql(&["SHOW client_encoding", "SHOW timezone", "SET client_encoding TO 'UTF8'"]);
         assert_eq!(out, "UTF-8\nGMT\nSET\n");
         for (package, script) in [("psycopg", "console_psycopg.py"), ("asyncpg", "console_asyncpg.py")] {

@@ -1,6 +1,6 @@
 //! What is typed at the console happens: to all clients and servers it is about, to no others, and to no statement's cost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use howdah::demo::scratch::Scratch;
 
+use crate::console::show;
 use crate::support::managed::lent;
 use crate::support::wire::{self, Client};
 use crate::support::{
@@ -223,6 +224,164 @@ fn kill_drops_a_databases_clients_and_servers_and_kill_client_drops_one() {
     });
 }
 
+/// Begins to log in, and stops where the password is to be shown.
+fn half_logged_in(howdah: &Howdah, tenant: &Tenant) -> Client {
+    let mut stuck = howdah.wire();
+    stuck.send(&wire::startup(wire::PROTOCOL_3_0, &[("user", &tenant.name), ("database", &tenant.name)]));
+    assert_eq!(stuck.expect().tag, b'R', "it is asked for its password");
+    stuck
+}
+
+/// The lines of a SHOW about sockets that are of this database: column by column.
+fn sockets(console: &mut Client, sql: &str, database: &str) -> Vec<BTreeMap<String, Option<String>>> {
+    let mut rows = show(console, sql);
+    rows.retain(|row| row["database"].as_deref() == Some(database));
+    rows
+}
+
+#[test]
+fn who_is_still_logging_in_is_shown_and_reached_by_orders_too() {
+    let (tenant, waiting) = (Tenant::shared(), Tenant::shared());
+    let howdah = daemon(&tenant, "");
+    let mut console = console(&howdah, &tenant);
+    let told = |client: &mut Client| {
+        let error = wire::error(&client.read_until_closed());
+        (error.severity, error.code, error.message)
+    };
+    let forced = ("FATAL".to_owned(), "57P01".to_owned(), "admin forced disconnect".to_owned());
+    let mut stuck = half_logged_in(&howdah, &tenant);
+    let mut silent = howdah.wire();
+    silent.send(&[0, 0]);
+    let login = |console: &mut Client, database: &str| {
+        let mut rows = sockets(console, "SHOW SOCKETS", database);
+        rows.retain(|row| row["state"].as_deref() == Some("cl_login"));
+        rows.first().map(|row| {
+            assert!(row["recv_pos"].is_none() && row["addr"].as_deref() == Some("127.0.0.1"), "{row:?}");
+            (row["user"].clone().unwrap(), row["id"].clone().unwrap())
+        })
+    };
+    eventually("both are seen", SOON, || {
+        login(&mut console, &tenant.name).is_some() && login(&mut console, "(nodb)").is_some()
+    });
+    for (client, database, user) in [(&mut stuck, &*tenant.name, &*tenant.name), (&mut silent, "(nodb)", "(nouser)")] {
+        let (shown, id) = login(&mut console, database).unwrap();
+        assert_eq!(shown, user);
+        assert_eq!(order(&mut console, &format!("KILL_CLIENT {id}")), "KILL_CLIENT");
+        assert_eq!(told(client), forced);
+    }
+    assert!(login(&mut console, &tenant.name).is_none());
+
+    // one that has proven who it is, and waits for a server
+    assert_eq!(order(&mut console, &format!("PAUSE {}", waiting.name)), "PAUSE");
+    thread::scope(|scope| {
+        let login = scope.spawn(|| {
+            let who = [("user", &*waiting.name), ("database", &*waiting.name)];
+            howdah.wire().try_login(&who, &waiting.password).unwrap()
+        });
+        eventually("it waits", SOON, || !sockets(&mut console, "SHOW CLIENTS", &waiting.name).is_empty());
+        let id = sockets(&mut console, "SHOW CLIENTS", &waiting.name)[0]["id"].clone().unwrap();
+        assert_eq!(order(&mut console, &format!("KILL_CLIENT {id}")), "KILL_CLIENT");
+        assert_eq!(wire::error(&login.join().unwrap()).message, forced.2);
+    });
+    let (mut stuck, mut other) = (half_logged_in(&howdah, &tenant), half_logged_in(&howdah, &waiting));
+    assert_eq!(order(&mut console, &format!("KILL {}", tenant.name)), "KILL");
+    assert_eq!(told(&mut stuck).2, "database removed");
+    other.expect_silence(Duration::from_millis(100));
+    assert_eq!(order(&mut console, "SHUTDOWN WAIT_FOR_CLIENTS"), "SHUTDOWN");
+    assert_eq!(told(&mut other), ("FATAL".to_owned(), "57P01".to_owned(), "pooler is shutting down".to_owned()));
+}
+
+#[test]
+fn while_suspended_who_comes_waits_who_goes_is_seen_and_half_a_message_has_its_time() {
+    let tenant = Tenant::shared();
+    let howdah = daemon(&tenant, "[pool]\nsize = 1\n");
+    let mut block = howdah.login(&tenant);
+    block.query("BEGIN");
+    let mut console = console(&howdah, &tenant);
+    let mut waits = howdah.login(&tenant);
+    waits.send(&wire::query("SELECT 1"));
+    let clients = |console: &mut Client| sockets(console, "SHOW CLIENTS", &tenant.name).len();
+    eventually("it waits", SOON, || {
+        sockets(&mut console, "SHOW CLIENTS", &tenant.name).iter().any(|row| row["state"].as_deref() == Some("waiting"))
+    });
+    assert_eq!(order(&mut console, "SUSPEND"), "SUSPEND");
+    assert_eq!(clients(&mut console), 2);
+    waits.cut();
+    eventually("it is seen leaving", SOON, || clients(&mut console) == 1);
+    let mut late = howdah.login(&tenant);
+    late.send(&wire::query("SELECT 2"));
+    late.expect_silence(Duration::from_millis(200));
+    block.send(&wire::query("COMMIT"));
+    block.expect_silence(Duration::from_millis(100));
+    assert_eq!(order(&mut console, "RESUME"), "RESUME");
+    assert_eq!(wire::short(&block.read_until_ready()), ["C:COMMIT", "Z:I"]);
+    assert_eq!(wire::first_column(&late.read_until_ready()), ["2"]);
+
+    // its server reads the first half of what it says
+    let long = wire::query(&format!("SELECT '{}'", "x".repeat(300_000)));
+    let (first, rest) = long.split_at(200_000);
+    late.send(first);
+    eventually("a server is lent to it", SOON, || {
+        sockets(&mut console, "SHOW SOCKETS", &tenant.name).iter().any(|row| {
+            let left = row["pkt_remain"].as_deref().map_or(0, |left| left.parse::<usize>().unwrap());
+            row["type"].as_deref() == Some("C") && left == rest.len()
+        })
+    });
+    assert_eq!(order(&mut console, "SET suspend_timeout = '0.5'"), "SET suspend_timeout=0.5");
+    let begun = Instant::now();
+    assert_eq!(order(&mut console, "SUSPEND"), "SUSPEND");
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    let error = wire::error(&late.read_until_closed());
+    assert_eq!((&*error.code, &*error.message), ("57P01", "suspend_timeout"));
+    assert_eq!(order(&mut console, "RESUME"), "RESUME");
+    assert_eq!(block.value("SELECT 3"), "3");
+}
+
+#[test]
+fn sessions_that_keep_their_server_and_replication_are_suspended_and_killed_as_all_others() {
+    let tenant = Tenant::shared();
+    shared().primary().sql(&format!("ALTER ROLE {} REPLICATION", tenant.name)).unwrap();
+    let howdah = daemon(&tenant, "[pool]\nmode = \"session\"\n");
+    let mut console = console(&howdah, &tenant);
+    let mut session = howdah.login(&tenant);
+    session.query("CREATE TEMP TABLE mine (i int)");
+    let mut stream = howdah.wire();
+    let startup = [("user", &*tenant.name), ("database", &*tenant.name), ("replication", "true")];
+    stream.login_with(&startup, &tenant.password);
+    let at = stream.query("IDENTIFY_SYSTEM")[1].columns()[2].clone().unwrap();
+    stream.send(&wire::query(&format!("START_REPLICATION PHYSICAL {at}")));
+    stream.read_until(b'W');
+    let writes = || {
+        // more than the sockets on the way hold, in messages that hardly ever end where a read does
+        let sql = "SELECT count(pg_logical_emit_message(false, 'x', repeat('y', 8000))) FROM generate_series(1, 1500)";
+        shared().primary().sql(sql).unwrap();
+    };
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| (0..3).for_each(|_| writes()));
+        stream.read_until(b'd');
+        let begun = Instant::now();
+        assert_eq!(order(&mut console, "SUSPEND"), "SUSPEND");
+        assert!(begun.elapsed() < Duration::from_secs(9), "nobody had to be disconnected");
+        session.send(&wire::query("SELECT count(*) FROM mine"));
+        session.expect_silence(Duration::from_millis(200));
+        // what had come before is taken; then nothing comes although there is more
+        writing.join().unwrap();
+        stream.read_timeout(Duration::from_millis(300));
+        while stream.read().is_ok() {}
+        writes();
+        stream.expect_silence(Duration::from_millis(300));
+    });
+    assert_eq!(order(&mut console, "RESUME"), "RESUME");
+    assert_eq!(wire::first_column(&session.read_until_ready()), ["0"]);
+    stream.read_until(b'd');
+    assert_eq!(order(&mut console, &format!("KILL {}", tenant.name)), "KILL");
+    assert_eq!(wire::error(&session.read_until_closed()).message, "database removed");
+    stream.read_until_closed();
+    eventually("no server is left", SOON, || servers(&tenant).is_empty());
+    let sql = format!("SELECT pid FROM pg_stat_replication WHERE usename = '{}'", tenant.name);
+    eventually("nobody streams", SOON, || shared().primary().sql(&sql).unwrap().0.is_empty());
+}
+
 #[test]
 fn what_cannot_be_done_is_refused_in_pgbouncers_words() {
     let (tenant, looker) = (Tenant::shared(), Tenant::shared());
@@ -295,6 +454,26 @@ fn a_setting_holds_until_the_next_reload_and_a_reload_that_fails_says_so() {
     second.expect_silence(Duration::from_millis(200));
     first.query("COMMIT");
     assert_eq!(wire::first_column(&second.read_until_ready()), ["1"]);
+    // a limit for every user, and who may look
+    assert_eq!(order(&mut console, "SET default_pool_size = 2"), "SET default_pool_size=2");
+    assert_eq!(order(&mut console, "SET max_user_connections = 1"), "SET max_user_connections=1");
+    first.query("BEGIN");
+    second.send(&wire::query("SELECT 1"));
+    second.expect_silence(Duration::from_millis(200));
+    assert_eq!(order(&mut console, "SET max_user_connections = 0"), "SET max_user_connections=0");
+    assert_eq!(wire::first_column(&second.read_until_ready()), ["1"]);
+    first.query("COMMIT");
+    let looker = Tenant::shared();
+    let looks = || {
+        let who = [("user", &*looker.name), ("database", "pgbouncer")];
+        howdah.wire().try_login(&who, &looker.password).unwrap().last().map(|message| message.tag)
+    };
+    assert_eq!(looks(), Some(b'E'));
+    let names = format!("SET stats_users = '{}, nobody'", looker.name);
+    assert_eq!(order(&mut console, &names), format!("SET stats_users={}, nobody", looker.name));
+    assert_eq!(looks(), Some(b'Z'));
+    assert_eq!(order(&mut console, "RELOAD"), "RELOAD");
+    assert_eq!(looks(), Some(b'E'), "it held until the next reload");
     std::fs::write(howdah.config(), "nonsense = true\n").unwrap();
     assert_eq!(order(&mut console, "RELOAD"), "F0000 RELOAD failed, see logs for additional details");
     assert_eq!(first.value("SELECT 1"), "1");
@@ -337,7 +516,9 @@ fn a_shutdown_waits_for_what_it_was_told_to_wait_for() {
         let (mut idle, mut block) = (howdah.login(&tenant), howdah.login(&tenant));
         block.query("BEGIN");
         idle.query("SELECT 1");
+        let mut stuck = half_logged_in(&howdah, &tenant);
         assert_eq!(order(&mut console(&howdah, &tenant), &format!("SHUTDOWN {how}")), "SHUTDOWN");
+        assert_eq!(wire::error(&stuck.read_until_closed()).message, "pooler is shutting down");
         eventually("TCP is closed", SOON, || std::net::TcpStream::connect(("127.0.0.1", howdah.port())).is_err());
         let socket = std::fs::read_dir(sockets.path()).unwrap().filter_map(Result::ok).map(|entry| entry.path());
         let socket = socket.into_iter().find(|path| path.to_string_lossy().contains(".s.PGSQL")).unwrap();
@@ -430,7 +611,17 @@ fn a_cluster_is_operated_from_the_console() {
     managed.until("maintenance is on", || managed.main()["paused"] == true);
     assert_eq!(order(&mut console, "MAINTENANCE OFF IN main"), "MAINTENANCE");
     managed.until("maintenance is over", || managed.main()["paused"] == false);
-    assert_eq!(order(&mut console, &text), "SWITCHOVER", "{}", managed.report());
+    // and a reload meanwhile: both end well, and nothing is dropped
+    let tenant = managed.tenant();
+    let (mut client, file) =
+        (managed.howdah().login(tenant), std::fs::read_to_string(managed.howdah().config()).unwrap());
+    console.send(&wire::query(&text));
+    for text in [&format!("{file}\n[network]\ndns_ttl = \"14s\"\n"), &file].into_iter().cycle().take(6) {
+        std::fs::write(managed.howdah().config(), text).unwrap();
+        assert_eq!(order(&mut open("pgbouncer"), "RELOAD"), "RELOAD");
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+    assert_eq!(said(&console.read_until_ready()), "SWITCHOVER", "{}", managed.report());
     managed.until("it is seen", || managed.primary().as_deref() == Some(&*new));
     assert!(order(&mut console, &text).starts_with("55000 "), "it is the primary already");
     assert!(order(&mut console, "FENCE nobody").starts_with("55000 "));

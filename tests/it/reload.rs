@@ -368,6 +368,13 @@ fn a_listener_is_moved_added_and_removed_while_clients_who_came_by_it_stay() {
     eventually("it listens", SOON, || at(other));
     reload(&howdah, &first);
     eventually("it is back", SOON, || at(port) && !at(other));
+    // the API likewise, and back
+    let http = howdah.http_port();
+    let api = first.replace(&format!("\"127.0.0.1:{http}\""), &format!("\"0.0.0.0:{http}\""));
+    for text in [&api, &first] {
+        reload(&howdah, text);
+        eventually("the API answers", SOON, || howdah.get("/readyz").is_some_and(|(status, _)| status == 200));
+    }
     // a port that is somebody else's
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_at = taken.local_addr().unwrap();
@@ -424,6 +431,21 @@ fn the_api_says_what_has_changed_what_waits_and_every_problem_with_its_place() {
     assert_eq!(problems.len(), 2, "{said}");
     assert_eq!((problems[0]["key"].as_str(), problems[0]["column"].as_u64()), (Some("pool.size"), Some(8)));
     assert!(problems[1]["advice"].as_str().unwrap().contains("size"), "{said}");
+    let (status, said) = answer(&format!("{first}\n[store]\nkind = \"etcd\"\n"));
+    assert_eq!((status, said["problems"][0]["key"].as_str()), (422, Some("store.kind")), "{said}");
+    let metric = |name: &str| {
+        let page = howdah.get("/metrics").unwrap().1;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse::<f64>().unwrap()
+    };
+    assert!(metric("howdah_config_reload_duration_seconds") > 0.0);
+    let counts = [("applied", 1.0), ("refused", 2.0)];
+    counts.iter().for_each(|(outcome, n)| {
+        assert!(
+            (metric(&format!("howdah_config_reloads_total{{outcome=\"{outcome}\"}}")) - n).abs() < 0.5,
+            "{outcome}"
+        );
+    });
     std::fs::remove_file(howdah.config()).unwrap();
     assert_eq!(post_reload(howdah.http_port(), "").unwrap().0, 422);
     assert_eq!(howdah.get("/readyz").unwrap().0, 200);

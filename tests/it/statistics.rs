@@ -313,6 +313,10 @@ fn statements_that_differ_in_literals_are_one_and_the_heaviest_come_first() {
     );
     let series = all.as_array().unwrap().iter().find(|row| row["text"] == "select generate_series(?, ?)").unwrap();
     assert_eq!((&series["calls"], &series["rows"]), (&1.into(), &5.into()));
+    client.query("COPY (SELECT generate_series(1, 7)) TO STDOUT");
+    let all = get(&howdah, "/statements?limit=100");
+    let copied = all.as_array().unwrap().iter().find(|row| row["text"].as_str().unwrap().starts_with("copy")).unwrap();
+    assert_eq!(copied["rows"], 7, "{copied}");
     let (status, body) = howdah.get("/statements?by=beauty").unwrap();
     assert_eq!(status, 400, "{body}");
 }

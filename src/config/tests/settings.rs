@@ -184,6 +184,9 @@ fn a_reload_says_what_waits_for_a_restart_and_nothing_else() {
                 method = \"trust\"\n[[listeners]]\naddress = \"127.0.0.1:6432\"\ntls = { mode = \"disable\" }\n";
     assert_eq!(compare(&running, &read(live).unwrap()), []);
     let restart = "[limits]\nworkers = 3\n[http]\naddress = \"off\"\n[[listeners]]\naddress = \"127.0.0.1:6435\"\n";
+    let mut stored = running.clone();
+    stored.store.kind = crate::config::StoreKind::Etcd; // which no file may say yet
+    assert_eq!(compare(&running, &stored).iter().map(|change| &*change.key).collect::<Vec<_>>(), ["store.kind"]);
     let changes: Vec<String> = compare(&running, &read(restart).unwrap()).iter().map(ToString::to_string).collect();
     assert_eq!(
         changes,
