@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod corpus;
+mod nasty;
 mod regress;
 mod script;
 mod stack;
@@ -61,6 +62,13 @@ async fn every_statement_of_the_corpus_is_what_it_should_be_and_a_standby_runs_a
 
     let reads: Vec<&Row> = rows.iter().filter(|row| row.class == Class::Read.label()).collect();
     let refused = errors(cluster.find("b").unwrap(), &reads);
+    assert!(refused.is_empty(), "classed as reads, and not run by a standby:\n{refused}");
+    // what is hidden in any place of a statement is found, and the place alone keeps nothing from a standby
+    let kept = nasty::wrongly_read(&*catalogue);
+    assert!(kept.is_empty(), "classed as reads:\n{}", kept.join("\n"));
+    let (read, lost) = nasty::read(&*catalogue);
+    assert!(lost.is_empty(), "{} are lost beside {}:\n{}", lost.len(), read.len(), lost.join("\n"));
+    let refused = errors(cluster.find("b").unwrap(), &read.iter().collect::<Vec<_>>());
     assert!(refused.is_empty(), "classed as reads, and not run by a standby:\n{refused}");
     // and what it says of one that is none is seen here
     let write = Row { sql: "INSERT INTO orders (note) VALUES ($1)".to_owned(), ..*reads[0] };

@@ -26,11 +26,15 @@ fn ten_thousand_times_at_every_delay_nobody_reads_the_past() {
             sum.stale += tally.stale;
         }
         assert_eq!(sum.stale, 0, "replay delay {ms} ms");
+        // PostgreSQL's own ANALYZE commits as well, and a late standby holds back every commit
+        stage.node("a").set("autovacuum", "off").unwrap();
         let mut took: Vec<_> = (0..21).map(|_| back_on_replicas(&stage)).collect();
+        stage.node("a").set("autovacuum", "on").unwrap();
         took.sort();
         let promised = Duration::from_millis(u64::from(ms) + 200);
         println!("replay delay {ms} ms: back on replicas after median {:?}, longest {:?}", took[10], took[20]);
-        assert!(took[10] <= promised, "replay delay and two intervals are {promised:?}: {took:?}");
+        let late = took.iter().filter(|took| **took > promised).count();
+        assert!(late <= 1, "replay delay and two intervals are {promised:?}: {took:?}");
     }
     stage.delay(&["b", "c"], 0);
     curve(&stage);
