@@ -77,7 +77,8 @@ fn commit_on(mut client: Client, session: usize, over: &AtomicBool, ready: &mpsc
         let outcome = match wire::short(&messages).iter().map(String::as_str).collect::<Vec<_>>()[..] {
             _ if failed => Told::NotSent,
             ["C:COMMIT", "Z:I"] | ["1", "2", "n", "C:COMMIT", "Z:I"] => Told::Done,
-            ["E:40001", "Z:I"] => Told::Lost,
+            // by the batch that ends a block which was lost before, a COMMIT is parsed
+            [.., "E:40001", "Z:I"] => Told::Lost,
             ["E:08007", "Z:I"] => Told::Doubtful,
             ref other => panic!("{other:?}"),
         };
@@ -102,7 +103,8 @@ fn judge(what: &str, tried: &Tried, node: &Node, tenant: &Tenant, howdah: &Howda
     let missing: Vec<_> = with(Told::Done).filter(|who| !there.contains(who)).collect();
     let present: Vec<_> = with(Told::Lost).chain(with(Told::NotSent)).filter(|who| there.contains(who)).collect();
     let log = howdah.log();
-    let resolved = log.lines().filter(|line| line.contains("commit in doubt") && line.contains("Committed")).count();
+    let resolved = log.lines().filter(|line| line.contains("commit in doubt") && line.contains("Committed"));
+    let resolved = resolved.count(); // as long as there was one such loss only
     let counts = [resolved, with(Told::Lost).count(), with(Told::Doubtful).count()];
     let doubtful_there = with(Told::Doubtful).filter(|who| there.contains(who)).count();
     println!(
@@ -162,7 +164,7 @@ fn after_a_promotion_by_somebody_else_every_outcome_that_is_told_is_true() {
         }
         old.kill_all().unwrap();
         new.promote().unwrap();
-        eventually("the new primary serves", A_WHILE, || howdah.status()["clusters"]["main"]["primary"] == "b");
+        eventually("the new primary serves", A_WHILE, || howdah.status()["clusters"][0]["primary"] == "b");
         // others take the ids of those that were lost
         new.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$").unwrap();
         let tried = committers.end();
@@ -183,11 +185,12 @@ fn after_a_promotion_by_somebody_else_every_outcome_that_is_told_is_true() {
 }
 
 #[test]
-fn after_a_failover_and_after_a_restart_by_howdah_every_outcome_that_is_told_is_true() {
-    let managed = managed().standbys(1).failover("restart_if = \"0\"\ndurability = \"sync\"").extra(RESOLVE).start();
+fn after_a_failover_every_outcome_that_is_told_is_true() {
+    let managed = managed().standbys(1).failover("restart_if = \"0\"").extra(RESOLVE).start();
     let (howdah, tenant) = (managed.howdah(), managed.tenant());
     create_table(howdah, tenant);
     let old = managed.settled();
+    managed.node(&old).set("synchronous_standby_names", "*").unwrap();
     let committers = Committers::start(howdah, tenant);
     managed.node(&old).kill_all().unwrap();
     let new = managed.other_primary(&old);
@@ -203,27 +206,27 @@ fn after_a_restart_in_place_every_outcome_that_is_told_is_true() {
     let tenant = Tenant::on(node);
     let howdah = Howdah::before(cluster.nodes(), RESOLVE);
     create_table(&howdah, &tenant);
-    let mut sum = [0; 3];
-    for what in ["kill -9 of all, restarted", "kill -9 of one server process"] {
-        howdah.login(&tenant).query("TRUNCATE doubts");
-        let committers = Committers::start(&howdah, &tenant);
-        if what.ends_with("restarted") {
-            node.kill_all().unwrap();
-            node.start().unwrap();
-        } else {
-            let one = format!("SELECT min(pid) FROM pg_stat_activity WHERE datname = '{}'", tenant.name);
-            signal_all(node, &one, Signal::KILL);
-        }
-        eventually("it serves", A_WHILE, || node.sql("SELECT 1").is_ok());
-        node.sql("DO $$ BEGIN FOR i IN 1..500 LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$").unwrap();
-        std::thread::sleep(Duration::from_millis(500)); // they go on, and take ids
-        let tried = committers.end();
-        let before = sum;
-        sum = judge(what, &tried, node, &tenant, &howdah);
-        sum = [sum[0], before[1] + sum[1], before[2] + sum[2]]; // the log counts on
-    }
-    println!("restarts: {sum:?}");
-    assert!(sum[0] + sum[1] > 0, "{sum:?}");
+    // of one server process, whereupon PostgreSQL starts the others anew: what was not flushed is lost
+    let committers = Committers::start(&howdah, &tenant);
+    let one = format!("SELECT min(pid) FROM pg_stat_activity WHERE datname = '{}'", tenant.name);
+    signal_all(node, &one, Signal::KILL);
+    eventually("it serves", A_WHILE, || node.sql("SELECT 1").is_ok());
+    node.sql("DO $$ BEGIN FOR i IN 1..500 LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$").unwrap();
+    let tried = committers.end();
+    let crashed = judge("one server process killed", &tried, node, &tenant, &howdah);
+    assert!(crashed[0] + crashed[1] > 0, "{crashed:?}");
+    // of all of them, while all COMMITs wait for a standby that there is not: what has been flushed is there
+    howdah.login(&tenant).query("TRUNCATE doubts");
+    let committers = Committers::start(&howdah, &tenant);
+    node.set("synchronous_standby_names", "nobody").unwrap();
+    let wait = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("all wait", A_WHILE, || node.sql(wait).unwrap().column().len() == SESSIONS);
+    node.kill_all().unwrap();
+    node.set("synchronous_standby_names", "").unwrap();
+    node.start().unwrap();
+    let tried = committers.end();
+    let restarted = judge("all killed, restarted", &tried, node, &tenant, &howdah);
+    assert_eq!(restarted[1], 0, "{restarted:?}\n{}", howdah.log());
 }
 
 #[test]

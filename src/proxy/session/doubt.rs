@@ -150,7 +150,7 @@ impl Session {
         let Some(board) = &server.board else { return false };
         let (reign, ready) = server.reign;
         let doubt = xid.map(|xid| Doubt { xid, reign, ready, lost: board.stamp().asked, found: None });
-        let mut done = Vec::new();
+        let mut done = std::mem::take(&mut self.pending); // answers of howdah's own that nothing has taken along yet
         for owed in server.pipeline.owed() {
             answer_as_done(owed, &mut done);
         }
