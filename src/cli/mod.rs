@@ -1,7 +1,7 @@
 //! One file per command, and the only place where parts are wired together.
 //!
 //! `operate`, `look` and `follow` are the commands for a running daemon; `daemon` asks it, `exit` has their exit codes. [`managed`] says
-//! which clusters get a coordinator. What `serve` is made of: `doors`, `window` (sockets), `logs`, `reload`.
+//! which clusters get a coordinator. [`check`] asks nobody unless it is told to. What `serve` is made of: `doors`, `window` (sockets), `logs`, `reload`.
 
 pub mod advice;
 pub mod agent;

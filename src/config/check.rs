@@ -158,7 +158,9 @@ impl<'d> Walk<'d, '_> {
                     self.report(At::Value, message, "");
                 }
             }
-            other if secret => self.report(At::Key, format!("expected a string, found {}", type_name(other)), ""),
+            other if secret => {
+                self.report(At::Key, format!("expected a string, found {}", type_name(other)), "write it in quotes");
+            }
             other => {
                 let advice = advice_for_type(leaf, other);
                 self.report(At::Value, format!("expected {}, found {}", expected(leaf), type_name(other)), &advice);
