@@ -282,7 +282,7 @@ const FAILOVERS: View = View {
     rows: failovers,
 };
 
-fn clusters<'a>(look: &'a Look) -> impl Iterator<Item = &'a String> {
+fn clusters(look: &Look) -> impl Iterator<Item = &String> {
     look.running.config.clusters.keys()
 }
 

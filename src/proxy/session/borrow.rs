@@ -269,10 +269,8 @@ impl Session {
         {
             return Poll::Ready(Err(End::Gone));
         }
-        if self.handle.has_any() && self.handle.has(Signal::Suspend) {
-            if self.outbox.is_empty() {
-                self.handle.be_still(); // what it asks for has not begun
-            }
+        if self.handle.has_any() && self.handle.has(Signal::Suspend) && self.outbox.is_empty() {
+            self.handle.be_still(); // what it asks for has not begun
         }
         // a client that leaves the queue must be seen leaving
         while !self.inbox.is_full() {
