@@ -101,14 +101,14 @@ fn what_cannot_be_is_refused_with_a_reason_and_changes_nothing() {
     let managed = lent.as_ref().unwrap();
     let (primary, epoch) = (managed.settled(), managed.epoch());
     let same = format!("{{\"to\": \"{primary}\"}}");
-    for (command, body) in
-        [("switchover", same.as_str()), ("switchover", "{\"to\": \"z\"}"), ("rebuild", same.as_str())]
-    {
+    let itself = format!("{{\"node\": \"{primary}\"}}");
+    for (command, body, reason) in [
+        ("switchover", same.as_str(), "wrong-role"),
+        ("switchover", "{\"to\": \"z\"}", "unknown-node"),
+        ("rebuild", itself.as_str(), "wrong-role"),
+    ] {
         let (status, refused) = managed.ask(command, body);
-        assert!(
-            (400..500).contains(&status) && refused["reason"] != "not-managed",
-            "{command} {body}: {status} {refused}"
-        );
+        assert!((400..500).contains(&status) && refused["reason"] == reason, "{command} {body}: {status} {refused}");
     }
     managed.ask("pause", "");
     let away = others(managed, &primary)[0];
@@ -118,7 +118,7 @@ fn what_cannot_be_is_refused_with_a_reason_and_changes_nothing() {
         nodes.iter().any(|node| node["name"] == away.name() && node["healthy"] == false)
     });
     let (status, refused) = managed.ask("switchover", &format!("{{\"to\": \"{}\"}}", away.name()));
-    assert!((400..500).contains(&status) && refused["reason"] != "not-managed", "{status} {refused}");
+    assert!((400..500).contains(&status) && refused["reason"] == "unreachable", "{status} {refused}");
     managed.ask("resume", "");
     assert_eq!((managed.settled(), managed.epoch()), (primary, epoch));
 }
