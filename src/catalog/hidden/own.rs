@@ -99,7 +99,7 @@ mod tests {
     fn what_keeps_a_statement_from_a_standby_is_told_from_what_pg_proc_says() {
         let own = Own::of(FUNCTIONS, "7 pg_locks\n8 pg_tables\n9 pg_settings").unwrap();
         assert_eq!((&*own.writing, &*own.node_views, &*own.hiding), (&[2, 4, 5, 6, 10][..], &[7, 9][..], &[10, 9][..]));
-        assert_eq!(own.functions.standing(b"random"), Standing::Writes);
+        assert_eq!(own.functions.standing(b"random"), Standing::Reads);
         assert_eq!(own.functions.standing(b"pg_backend_pid"), Standing::Reads);
         assert_eq!(own.functions.standing(b"nobody"), Standing::Unknown);
         assert!(
