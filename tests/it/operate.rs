@@ -230,7 +230,7 @@ fn tokens_say_who_may_look_and_who_may_change() {
     assert!(operate(&bare, &["status", "--token-file", &old]).2.contains("wrong-token"));
     token_file(directory.path(), "admin", ADMIN, 0o644);
     howdah.reload(&toml);
-    eventually("a refusal", SOON, || howdah.log().contains("can be read or written by others"));
+    eventually("a refusal", SOON, || howdah.log().contains("others can read or change it"));
     assert_eq!(operate(&bare, &["status", "--token-file", &other]).0, 0);
 }
 
