@@ -219,6 +219,7 @@ fn another(key: &str, free: u16) -> Option<(String, Vec<(&'static str, &'static 
             "mode" => quoted("session"),
             "role" => quoted("primary"),
             "pins" => quoted("forbid"),
+            "commit_outcome" => quoted("resolve"),
             "replay_buffer" | "max_lag" | "max_lag_on_failover" | "slot_wal_max" => quoted("1MB"),
             "balance" => quoted("round_robin"),
             "consistency" => quoted("eventual"),
@@ -237,7 +238,12 @@ fn another(key: &str, free: u16) -> Option<(String, Vec<(&'static str, &'static 
             | "priority"
             | "weight"
             | "keepalive_count" => "50".to_owned(),
-            "min_size" | "reserve_size" | "max_waiting" | "max_server_connections" => "40".to_owned(),
+            "min_size"
+            | "reserve_size"
+            | "max_waiting"
+            | "max_server_connections"
+            | "max_user_server_connections"
+            | "max_user_client_connections" => "40".to_owned(),
             _ if key.contains("timeouts.") || key.starts_with("network.") => quoted("95s"),
             "reserve_timeout" | "fresh_wait" | "dbname" | "interval" | "timeout" | "lag_interval" | "restart_if"
             | "flap_window" | "hold_timeout" | "drain_timeout" | "period" => quoted("7s"),
@@ -417,7 +423,9 @@ fn the_api_says_what_has_changed_what_waits_and_every_problem_with_its_place() {
     let howdah = Howdah::shared("[limits]\nworkers = 1\n\n[pool]\nsize = 3\n");
     let first = file(&howdah);
     let answer = |text: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
         std::fs::write(howdah.config(), text).unwrap();
+        std::fs::set_permissions(howdah.config(), std::fs::Permissions::from_mode(0o600)).unwrap(); // it holds a password
         post_reload(howdah.http_port(), "").unwrap()
     };
     let (status, said) = answer(&first.replace("size = 3", "size = 4").replace("workers = 1", "workers = 2"));
