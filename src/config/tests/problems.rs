@@ -285,3 +285,26 @@ proptest::proptest! {
         let _ = read(&text);
     }
 }
+
+#[test]
+fn what_became_of_a_commit_can_only_be_told_where_a_monitor_looks() {
+    let text = |pool: &str, monitor: &str| {
+        format!(
+            "{pool}[clusters.m]\n{monitor}nodes = [{{ name = \"a\", host = \"db\" }}]\n[databases.app]\ncluster = \"m\"\n"
+        )
+    };
+    let key = "commit_outcome = \"resolve\"\n";
+    let (pool, monitor) = (format!("[pool]\n{key}"), "monitor.user = \"h\"\n");
+    assert!(
+        said(&text(&pool, ""))[0]
+            .contains("pool.commit_outcome: \"resolve\" needs a monitor; write [clusters.m.monitor]")
+    );
+    let own = format!("{}[databases.app.pool]\n{key}", text("", ""));
+    assert!(
+        said(&own)[0].contains("databases.app.pool.commit_outcome: \"resolve\" needs a monitor"),
+        "{:?}",
+        said(&own)
+    );
+    assert!(read(&text(&pool, monitor)).is_ok() && read(&text("", "")).is_ok());
+    assert!(read(&format!("{}[databases.app.pool]\ncommit_outcome = \"report\"\n", text(&pool, ""))).is_ok());
+}
