@@ -113,8 +113,8 @@ settings_with_overlay! {
         replay_buffer: ByteSize = ByteSize::from_kb(64),
 
         /// What the client of a COMMIT is told whose server goes away before it answers. `"report"`: that nobody knows, SQLSTATE
-        /// 08007. `"resolve"`: what became of it. howdah asks the server for the transaction's id behind the first write of a block, about
-        /// 10 µs of its time, and the client waits, for `timeouts.query_wait` at most, until the next primary, or this one restarted,
+        /// 08007. `"resolve"`: what became of it. howdah asks the server for the transaction's id behind the first write of a block, 10 to
+        /// 40 µs of its time, and the client waits, for `timeouts.query_wait` at most, until the next primary, or this one restarted,
         /// has told; what cannot be known is still 08007. For blocks in mode transaction; it takes a monitor, whose user should be a
         /// member of `pg_monitor`: docs/failover.md.
         #[schemars(extend("x-reload" = "live"))]
