@@ -163,6 +163,7 @@ impl Cell {
             peers.push(Peer::pgbouncer(bed, door, servers, 65536));
         }
         peers.push(Peer::howdah(bed, door, servers, 1));
+        peers.extend(Peer::howdah_before(bed, door, servers));
         if matches!(self.name.as_str(), "ping64" | "simple16" | "simple64" | "crowd") {
             peers.push(Peer::howdah(bed, door, servers, 2));
         }

@@ -3,7 +3,8 @@
 //! The figure to steer by is the pooler's CPU time per transaction; throughput and latency are the whole machine's and
 //! move with its neighbours. Each cell visits the poolers in turn, round by round, and quotes the median of the rounds'
 //! ratios. `cargo bench --bench compare -- [--rounds N] [--seconds N] [CELL …]`; `PGBOUNCER=path` takes another PgBouncer,
-//! `HOWDAH=path` another howdah than the one built along.
+//! `HOWDAH=path` another howdah than the one built along, and `BEFORE=path` one more, to see what a change has cost: only what was
+//! measured in one run can be compared.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 

@@ -84,6 +84,11 @@ pub fn howdah() -> PathBuf {
     std::env::var_os("HOWDAH").map_or_else(|| env!("CARGO_BIN_EXE_howdah").into(), PathBuf::from)
 }
 
+/// Another howdah to compare it with in the same run: `BEFORE=path`.
+fn before() -> Option<PathBuf> {
+    std::env::var_os("BEFORE").map(PathBuf::from)
+}
+
 /// A client program of PostgreSQL, pointed at a port.
 pub fn client(program: &str, node: &Node, port: u16) -> Command {
     let mut command = node.command(program);
@@ -121,16 +126,30 @@ impl Peer {
     /// howdah with so many workers.
     pub fn howdah(bed: &Bed<'_>, door: Door, servers: u32, workers: u32) -> Self {
         let name = if workers == 1 { "howdah".to_owned() } else { format!("howdah, {workers} workers") };
-        Self::howdah_to(bed, door, servers, workers, bed.node.host(), name)
+        Self::howdah_to(bed, &howdah(), door, servers, workers, bed.node.host(), name)
+    }
+
+    /// howdah as it was before a change, if there is one to compare with.
+    pub fn howdah_before(bed: &Bed<'_>, door: Door, servers: u32) -> Option<Self> {
+        let name = "howdah, before".to_owned();
+        before().map(|program| Self::howdah_to(bed, &program, door, servers, 1, bed.node.host(), name))
     }
 
     /// howdah that reaches PostgreSQL by its socket.
     pub fn howdah_by_socket(bed: &Bed<'_>, door: Door, servers: u32) -> Self {
         let sockets = bed.node.sockets().display().to_string();
-        Self::howdah_to(bed, door, servers, 1, &sockets, "howdah, servers by Unix socket".to_owned())
+        Self::howdah_to(bed, &howdah(), door, servers, 1, &sockets, "howdah, servers by Unix socket".to_owned())
     }
 
-    fn howdah_to(bed: &Bed<'_>, door: Door, servers: u32, workers: u32, host: &str, name: String) -> Self {
+    fn howdah_to(
+        bed: &Bed<'_>,
+        program: &Path,
+        door: Door,
+        servers: u32,
+        workers: u32,
+        host: &str,
+        name: String,
+    ) -> Self {
         let port = free_port().unwrap();
         let server_port = bed.node.port();
         let method = if door == Door::Trust { "trust" } else { "scram-sha-256" };
@@ -150,15 +169,19 @@ impl Peer {
              [[clusters.main.nodes]]\nname = \"a\"\nhost = \"{host}\"\nport = {server_port}\n{server_tls}\n\
              [databases.\"*\"]\ncluster = \"main\"\n[http]\naddress = \"off\"\n[log]\nlevel = \"warn\"\n"
         );
-        Self::serve(bed, name, port, &config)
+        Self::serve_by(bed, program, name, port, &config)
     }
 
     /// howdah with this configuration, which listens on `port`.
     pub fn serve(bed: &Bed<'_>, name: String, port: u16, config: &str) -> Self {
+        Self::serve_by(bed, &howdah(), name, port, config)
+    }
+
+    fn serve_by(bed: &Bed<'_>, program: &Path, name: String, port: u16, config: &str) -> Self {
         let path = bed.directory.join(format!("howdah-{port}.toml"));
         std::fs::write(&path, config).unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap(); // a password is in it
-        let child = Command::new(howdah()).arg("serve").arg("-c").arg(&path).spawn().unwrap();
+        let child = Command::new(program).arg("serve").arg("-c").arg(&path).spawn().unwrap();
         Self::ready(name, port, child)
     }
 
