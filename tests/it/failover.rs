@@ -113,9 +113,10 @@ fn what_cannot_be_is_refused_with_a_reason_and_changes_nothing() {
     managed.ask("pause", "");
     let away = others(managed, &primary)[0];
     away.stop(crate::support::StopMode::Fast).unwrap();
+    // to the coordinator, which hears of it from the agent: the monitor may have seen it before
     managed.until("it is known to be away", || {
         let nodes = managed.main()["nodes"].as_array().cloned().unwrap_or_default();
-        nodes.iter().any(|node| node["name"] == away.name() && node["healthy"] == false)
+        nodes.iter().any(|node| node["name"] == away.name() && node["refused"].is_object())
     });
     let (status, refused) = managed.ask("switchover", &format!("{{\"to\": \"{}\"}}", away.name()));
     assert!((400..500).contains(&status) && refused["reason"] == "unreachable", "{status} {refused}");
