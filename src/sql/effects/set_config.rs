@@ -58,7 +58,7 @@ impl Arguments<'_> {
                     Argument::Other
                 }
                 Token::Symbol(b')' | b']') => {
-                    depth -= 1;
+                    depth = depth.saturating_sub(1); // a bracket that none opens is no SQL
                     Argument::Other
                 }
                 Token::Text { plain: true, .. } | Token::Dollar(_) => Argument::Literal,

@@ -19,6 +19,7 @@ fn what_lasts_is_found_wherever_it_stands() {
         ("discard all", Effects::SETS | Effects::RESETS | Effects::FREES),
         ("select pg_catalog.set_config('a', 'b', true)", E),
         ("select set_config('a', 'b', false)", Effects::SETS),
+        ("select set_config('a'] || ']', 'b', false)", Effects::HIDES),
         ("select set_config('a', $1, false)", Effects::SETS | Effects::RESETS),
         ("select set_config($1, $2, true)", E),
         ("select set_config('a' || x, 'b', false)", Effects::HIDES),
