@@ -22,15 +22,7 @@ const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-c
 pub fn load(path: &Path) -> Result<AgentConfig, Problems> {
     match fs::read_to_string(path) {
         Ok(text) => parse(path, &text),
-        Err(error) => Err(Problem {
-            file: path.to_owned(),
-            place: None,
-            key: String::new(),
-            message: format!("cannot be read: {error}"),
-            advice: None,
-            excerpt: None,
-        }
-        .into()),
+        Err(error) => Err(Problem::unreadable(path, &error).into()),
     }
 }
 

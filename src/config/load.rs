@@ -26,15 +26,7 @@ use super::validate::validate;
 pub fn load(path: &Path) -> Result<Config, Problems> {
     match fs::read_to_string(path) {
         Ok(text) => parse(path, &Zeroizing::new(text)), // it may hold passwords
-        Err(error) => Err(Problem {
-            file: path.to_owned(),
-            place: None,
-            key: String::new(),
-            message: format!("cannot be read: {error}"),
-            advice: None,
-            excerpt: None,
-        }
-        .into()),
+        Err(error) => Err(Problem::unreadable(path, &error).into()),
     }
 }
 

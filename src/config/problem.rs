@@ -1,7 +1,7 @@
 //! What is wrong with a configuration file, for the person who must correct it.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 /// A position in the file; both count from 1, the column in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,21 @@ pub struct Problem {
     pub advice: Option<String>,
     /// The key and the value as they are written, with a line of carets below the value.
     pub excerpt: Option<String>,
+}
+
+impl Problem {
+    /// The file itself cannot be read.
+    #[must_use]
+    pub fn unreadable(file: &Path, error: &io::Error) -> Self {
+        Self {
+            file: file.to_owned(),
+            place: None,
+            key: String::new(),
+            message: format!("cannot be read: {error}"),
+            advice: None,
+            excerpt: None,
+        }
+    }
 }
 
 impl fmt::Display for Problem {

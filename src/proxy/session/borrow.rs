@@ -51,7 +51,7 @@ impl Session {
 
     /// A server as it is: whoever had it last may have left settings on it.
     pub(super) async fn obtain(&mut self, need: Need) -> Result<(Arc<Pool>, Option<Visited>, Box<Server>), End> {
-        let lent = loop {
+        loop {
             let Destination { pool, replica } = match self.destination(need).await {
                 Ok(destination) => destination,
                 Err(End::Fault(error @ (ClientError::NoPrimary(_) | ClientError::NoReplica(_)))) => {
@@ -129,9 +129,8 @@ impl Session {
                     }
                 }
             }
-            break (pool, replica, server);
-        };
-        Ok(lent)
+            return Ok((pool, replica, server));
+        }
     }
 
     /// Waits for a server that has logged in as this client would have. It may stop waiting as any other.
